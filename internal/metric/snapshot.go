@@ -1,0 +1,196 @@
+package metric
+
+import (
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+)
+
+// A Snapshot is a copy of registers in memory of its own, filled by Take and overwritten by the next Take. An
+// exporter may read it until its Export call returns and must not keep parts of it.
+type Snapshot struct {
+	// Time is when the snapshot was taken. The points carry the times at which their collectors read them.
+	Time time.Time
+	// Resources holds one entry per resource with at least one series, in the order in which they appeared.
+	Resources []metricdata.ResourceMetrics
+
+	registry *Registry
+	classes  []Class // empty: all
+	version  uint64
+	ints     []column[int64, *Int]
+	floats   []column[float64, *Float]
+	hists    []histColumn
+}
+
+// column is one metric of one resource: the registers and, index by index, the points they are copied to. The
+// points are shared with the metricdata.Aggregation in Resources, which is boxed once per layout, not per Take.
+type column[N int64 | float64, S series] struct {
+	registers []S
+	points    []metricdata.DataPoint[N]
+}
+
+type histColumn struct {
+	registers []*Hist
+	points    []metricdata.ExponentialHistogramDataPoint[float64]
+}
+
+// NewSnapshot returns an empty snapshot of the metrics of the given classes, or of all if none is given. Agent
+// metrics are always part of it.
+func (r *Registry) NewSnapshot(classes ...Class) *Snapshot {
+	return &Snapshot{registry: r, classes: classes}
+}
+
+// Take copies all registers. It allocates only when series came or went since the last Take, or when a histogram
+// spreads over more buckets than before.
+func (s *Snapshot) Take(now time.Time) {
+	s.Time = now
+	if v := s.registry.version.Load(); v != s.version || s.Resources == nil {
+		s.layout()
+	}
+	for i := range s.ints {
+		takeNumbers(&s.ints[i], (*Int).Value)
+	}
+	for i := range s.floats {
+		takeNumbers(&s.floats[i], (*Float).Value)
+	}
+	for i := range s.hists {
+		s.hists[i].take()
+	}
+}
+
+func takeNumbers[N int64 | float64, S series](c *column[N, S], value func(S) N) {
+	for i, r := range c.registers {
+		p, base := &c.points[i], r.base()
+		p.StartTime = time.Unix(0, base.start.Load())
+		p.Time = base.family.group.LastCollected()
+		p.Value = value(r)
+	}
+}
+
+func (c *histColumn) take() {
+	for i, h := range c.registers {
+		p := &c.points[i]
+		p.StartTime = time.Unix(0, h.start.Load())
+		p.Time = h.family.group.LastCollected()
+		b := &p.PositiveBucket
+		b.Counts, b.Offset, p.Count, p.ZeroCount, p.Sum = h.copyInto(b.Counts)
+	}
+}
+
+// layout builds Resources and the columns anew after series came or went.
+func (s *Snapshot) layout() {
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.version = r.version.Load()
+	s.Resources = s.Resources[:0]
+	if s.Resources == nil {
+		s.Resources = []metricdata.ResourceMetrics{}
+	}
+	s.ints, s.floats, s.hists = nil, nil, nil
+
+	order, series := r.byResource()
+	for _, res := range order {
+		metrics := s.metricsOf(series[res])
+		if len(metrics) == 0 {
+			continue
+		}
+		s.Resources = append(s.Resources, metricdata.ResourceMetrics{
+			Resource:     res,
+			ScopeMetrics: []metricdata.ScopeMetrics{{Scope: r.scope, Metrics: metrics}},
+		})
+	}
+}
+
+// byResource sorts all exported series by resource and family. It returns the resources in order of appearance.
+func (r *Registry) byResource() (order []*resource.Resource, list map[*resource.Resource]map[*family][]series) {
+	list = map[*resource.Resource]map[*family][]series{}
+	for _, e := range r.entities {
+		families := list[e.resource]
+		if families == nil {
+			families = map[*family][]series{}
+			list[e.resource] = families
+			order = append(order, e.resource)
+		}
+		for _, s := range e.series {
+			if b := s.base(); b.exported() {
+				families[b.family] = append(families[b.family], s)
+			}
+		}
+	}
+	return order, list
+}
+
+// metricsOf returns the metrics of one resource in the order of their declaration and adds their columns.
+func (s *Snapshot) metricsOf(byFamily map[*family][]series) []metricdata.Metrics {
+	var metrics []metricdata.Metrics
+	for _, g := range s.registry.groups {
+		if !s.selects(g) {
+			continue
+		}
+		for _, f := range g.families {
+			if list := byFamily[f]; len(list) > 0 {
+				metrics = append(metrics, metricdata.Metrics{
+					Name: f.desc.Name, Description: f.desc.Description, Unit: f.desc.Unit, Data: s.column(f, list),
+				})
+			}
+		}
+	}
+	return metrics
+}
+
+func (s *Snapshot) selects(g *Group) bool {
+	return len(s.classes) == 0 || g.class == ClassAgent || slices.Contains(s.classes, g.class)
+}
+
+// column makes the points for the registers of one family and boxes them.
+func (s *Snapshot) column(f *family, list []series) metricdata.Aggregation {
+	switch list[0].(type) {
+	case *Int:
+		c := newColumn[int64, *Int](list)
+		s.ints = append(s.ints, c)
+		return numbers(f.desc.Kind, c.points)
+	case *Float:
+		c := newColumn[float64, *Float](list)
+		s.floats = append(s.floats, c)
+		return numbers(f.desc.Kind, c.points)
+	default:
+		c := newHistColumn(f, list)
+		s.hists = append(s.hists, c)
+		return metricdata.ExponentialHistogram[float64]{
+			DataPoints: c.points, Temporality: metricdata.CumulativeTemporality,
+		}
+	}
+}
+
+func newColumn[N int64 | float64, S series](list []series) column[N, S] {
+	c := column[N, S]{points: make([]metricdata.DataPoint[N], len(list))}
+	for i, reg := range list {
+		c.registers = append(c.registers, reg.(S))
+		c.points[i].Attributes = reg.base().attrs
+	}
+	return c
+}
+
+func newHistColumn(f *family, list []series) histColumn {
+	c := histColumn{points: make([]metricdata.ExponentialHistogramDataPoint[float64], len(list))}
+	for i, reg := range list {
+		c.registers = append(c.registers, reg.(*Hist))
+		p := &c.points[i]
+		p.Attributes = reg.base().attrs
+		p.Scale = Scale
+		p.ZeroThreshold = f.desc.Range.ZeroThreshold()
+	}
+	return c
+}
+
+func numbers[N int64 | float64](k Kind, points []metricdata.DataPoint[N]) metricdata.Aggregation {
+	if k == Gauge {
+		return metricdata.Gauge[N]{DataPoints: points}
+	}
+	return metricdata.Sum[N]{
+		DataPoints: points, Temporality: metricdata.CumulativeTemporality, IsMonotonic: k == Counter,
+	}
+}
