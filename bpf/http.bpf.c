@@ -1,0 +1,816 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * http counts the HTTP/1.x requests that this host's servers answer, in the kernel, one socket at a time.
+ *
+ * Hooks: cgroup_skb ingress and egress on the root of the cgroup2 tree, where every TCP segment of every
+ * network namespace passes with its socket; an iterator over the sockets' state closes what has gone quiet.
+ * State: 72 bytes of socket-local storage per connection that carried data; freed with the socket.
+ * Result: one struct http_service per (cgroup, network namespace, port), read by mmap.
+ *
+ * What is counted is the response: a request counts when the head of its final response leaves the server, with
+ * the status that it carries. So nothing is ever invented: no request without a response, and no status that was
+ * not sent. A request whose connection ends before that is `aborted`. A duration runs from the first byte of the
+ * request, before the accept queue, to the last new byte of the response, which is known when the next request
+ * or the end of the connection follows, or when the iterator finds the response quiet.
+ *
+ * What is not understood is counted too: `unknown` responses (of connections that were joined amid a request),
+ * `untimed` ones (their request was not seen: TCP_DEFER_ACCEPT hands it to the listening socket), and opaque
+ * connections, which speak something else.
+ */
+#include "hist.h"
+#include "net.h"
+
+#define HTTP_SLOTS 256 /* services at a time; slot 0 takes those that find none free */
+#define HTTP_CODES 500 /* statuses 100 to 599 */
+#define HTTP_CLASSES 5 /* 1xx to 5xx */
+#define HTTP_SAMPLE 1024 /* of so many runs one is timed by the probe itself */
+#define HTTP_CPUS 4096 /* most CPUs; user space lowers it to the machine's */
+
+#define HEAD 16 /* bytes at the start of a message that tell what it is */
+#define RESPONSE_HEAD 12 /* "HTTP/1.1 200" */
+#define CONTINUE_HEAD 25 /* "HTTP/1.1 100 Continue\r\n\r\n" */
+#define JOIN_TRIES 16 /* segments until a connection joined amid its life counts as opaque */
+
+/* Only sockets of the network namespace with this inode number; 0: all. A sidecar sets it to its pod's. */
+const volatile u32 only_netns;
+
+/* A response with no new byte for this long counts as complete when the iterator finds it. */
+const volatile u64 quiet_ns = 1000000000;
+
+/* Where the IP header starts in the buffer: 0 at cgroup hooks. */
+#define NETWORK 0
+
+struct http_key {
+	u64 cgroup; /* id: the inode number of its directory */
+	u32 netns; /* inode number of /proc/PID/ns/net */
+	u16 port; /* local, host order */
+	u16 pad;
+};
+
+struct http_service {
+	struct http_key key;
+	u32 generation; /* grows with every new owner of the slot; odd: in use */
+	u32 pad;
+	u64 http_connections; /* that carried at least one response */
+	u64 opaque_connections; /* that speak something else */
+	u64 aborted; /* requests whose connection ended before a response */
+	u64 unknown; /* responses and ends that cannot be attributed to a request */
+	u64 untimed; /* responses whose request was not seen: counted in codes, without duration */
+	u64 cut; /* responses that went on after they were taken as complete: their duration is too short */
+	u64 codes[HTTP_CODES];
+	struct hist first_byte;
+	struct hist duration[HTTP_CLASSES];
+};
+
+/* Losses that belong to no service. */
+struct http_losses {
+	u64 no_storage; /* connections without state: out of memory */
+	u64 no_slot; /* connections of services over the number of slots, counted in slot 0 */
+};
+
+/* Runs of the programs on one CPU. The size is that of a cache line. */
+struct http_runs {
+	u64 runs;
+	u64 sampled; /* runs that timed themselves, one of HTTP_SAMPLE */
+	u64 sampled_ns; /* their time */
+	u64 pad[5];
+};
+
+enum conn_state {
+	CONN_NEW, /* no decision yet */
+	CONN_IGNORED, /* a client, or closed */
+	CONN_OPAQUE, /* a server that speaks something else */
+	CONN_JOINED, /* a server, joined amid its life: waiting for a certain start of a request */
+	CONN_HEAD, /* the first bytes of a request, too few to tell */
+	CONN_PENDING, /* a request, no final response yet */
+	CONN_RESPONDING, /* a final response began */
+	CONN_QUIET, /* a response that was taken as complete because nothing more came for quiet_ns */
+	CONN_IDLE, /* between requests */
+};
+
+#define CONN_COUNTED 0x01 /* the connection is counted in http_connections */
+#define CONN_UNTIMED 0x02 /* the request of the present response was not seen */
+#define CONN_BODY 0x04 /* the present request may have a body */
+#define CONN_DOUBT 0x08 /* the present request may be the rest of the previous one's body */
+#define CONN_CONNECT 0x10 /* the present request asks for a tunnel */
+
+struct conn {
+	u64 started; /* first byte of the request, CLOCK_MONOTONIC */
+	u64 last; /* last new byte of the response */
+	u32 state; /* enum conn_state; compare-and-swapped, as two hooks may want to close a request */
+	u32 slot; /* generation << 16 | slot */
+	u32 next_in; /* sequence number expected next from the client */
+	u32 ahead; /* end of what came out of order beyond it; 0: none */
+	u32 next_out; /* sequence number expected next from the server */
+	u16 status;
+	u8 flags;
+	u8 tries;
+	u8 gathered; /* bytes in head */
+	u8 sides; /* 1: next_in is set, 2: next_out is set */
+	u8 pad[6];
+	u8 head[2 * HEAD]; /* the start of a message; twice, for the verifier */
+};
+
+struct packet {
+	u32 seq;
+	u32 len; /* of the payload */
+	u32 off; /* of the payload in the buffer */
+	u8 flags; /* TH_* */
+	bool v6;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct conn);
+} http_conns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HTTP_SLOTS);
+	__type(key, struct http_key);
+	__type(value, u32); /* generation << 16 | slot */
+} http_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, HTTP_SLOTS);
+	__uint(value_size, sizeof(u32));
+} http_free SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HTTP_SLOTS);
+	__type(key, u32);
+	__type(value, struct http_service);
+} http_services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct http_losses);
+} http_loss SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HTTP_CPUS);
+	__type(key, u32);
+	__type(value, struct http_runs);
+} http_run SEC(".maps");
+
+static __always_inline void count(u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+static __always_inline struct http_runs *this_cpu(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&http_run, &cpu);
+}
+
+/* Counts a run and starts the clock for one of HTTP_SAMPLE. Egress may be interrupted by ingress on the same CPU. */
+static __always_inline u64 run_begins(struct http_runs *r)
+{
+	if (!r || __sync_fetch_and_add(&r->runs, 1) % HTTP_SAMPLE)
+		return 0;
+	return bpf_ktime_get_ns();
+}
+
+static __always_inline void run_ends(struct http_runs *r, u64 began)
+{
+	if (!r || !began)
+		return;
+	__sync_fetch_and_add(&r->sampled_ns, bpf_ktime_get_ns() - began);
+	count(&r->sampled);
+}
+
+/* Finds sequence number, flags and payload of a TCP segment. False for everything else. */
+static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data + NETWORK, *end = (void *)(long)skb->data_end;
+	struct ip4_header *ip4 = data;
+	struct ip6_header *ip6 = data;
+	struct tcp_header *tcp;
+	u32 off;
+
+	if (data + sizeof(*ip4) > end)
+		return false;
+	p->v6 = ip4->version_ihl >> 4 == 6;
+	if (!p->v6) {
+		if (ip4->protocol != IPPROTO_TCP || ip4->frag_off & bpf_htons(IP_OFFSET))
+			return false;
+		off = (ip4->version_ihl & 15) * 4;
+	} else {
+		if (data + sizeof(*ip6) + 8 > end)
+			return false;
+		off = sizeof(*ip6);
+		if (ip6->next_header == IPPROTO_HOPOPTS) { /* a jumbogram (BIG TCP) has one such header of 8 bytes */
+			if (*(u8 *)(ip6 + 1) != IPPROTO_TCP)
+				return false;
+			off += 8;
+		} else if (ip6->next_header != IPPROTO_TCP) {
+			return false;
+		}
+	}
+	tcp = data + off;
+	if ((void *)(tcp + 1) > end)
+		return false;
+	p->seq = bpf_ntohl(tcp->seq);
+	p->flags = tcp->flags;
+	off += NETWORK + (tcp->data_offset >> 4) * 4;
+	if (off > skb->len)
+		return false;
+	p->off = off;
+	p->len = skb->len - off; /* the buffer was trimmed to the datagram; its length field may be 0 (BIG TCP) */
+	return true;
+}
+
+static __always_inline u32 netns_of(struct tcp_sock *tp)
+{
+	return tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->ns.inum;
+}
+
+/* Says whether somebody listens on the socket's own address and port: then its side is the server. */
+static __always_inline bool is_server(struct __sk_buff *skb, struct bpf_sock *sk, bool v6)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *listener;
+	bool found;
+
+	if (v6) {
+		__builtin_memcpy(t.ipv6.daddr, sk->src_ip6, sizeof(t.ipv6.daddr));
+		t.ipv6.dport = bpf_htons(sk->src_port);
+		listener = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		t.ipv4.daddr = sk->src_ip4;
+		t.ipv4.dport = bpf_htons(sk->src_port);
+		listener = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!listener)
+		return false;
+	found = listener->state == BPF_TCP_LISTEN;
+	bpf_sk_release(listener);
+	return found;
+}
+
+/* Takes a free slot for a new service and publishes it. Slot 0 is for those that come when none is free. */
+static __noinline u32 new_slot(struct http_key *key)
+{
+	struct http_losses *losses;
+	struct http_service *s;
+	u32 slot = 0, zero = 0, value, *other;
+
+	if (!key)
+		return 0;
+	if (bpf_map_pop_elem(&http_free, &slot)) {
+		losses = bpf_map_lookup_elem(&http_loss, &zero);
+		if (losses)
+			count(&losses->no_slot);
+		return 0;
+	}
+	s = bpf_map_lookup_elem(&http_services, &slot);
+	if (!s)
+		return 0;
+	s->key = *key;
+	value = __sync_add_and_fetch(&s->generation, 1) << 16 | slot; /* in use before anybody can find it */
+	if (bpf_map_update_elem(&http_slots, key, &value, BPF_NOEXIST)) { /* another CPU was first */
+		__sync_fetch_and_add(&s->generation, 1);
+		bpf_map_push_elem(&http_free, &slot, 0);
+		other = bpf_map_lookup_elem(&http_slots, key);
+		return other ? *other : 0;
+	}
+	return value;
+}
+
+static __always_inline u32 slot_of(struct __sk_buff *skb, struct bpf_sock *sk, u32 netns)
+{
+	struct http_key key = {
+		.cgroup = bpf_skb_cgroup_id(skb),
+		.netns = netns,
+		.port = sk->src_port,
+	};
+	u32 *slot = bpf_map_lookup_elem(&http_slots, &key);
+
+	return slot ? *slot : new_slot(&key);
+}
+
+/* The connection's service. A slot that changed hands since (its service was given up as dead) is of no use. */
+static __always_inline struct http_service *service_of(struct conn *c)
+{
+	u32 slot = c->slot & 0xffff;
+	struct http_service *s = bpf_map_lookup_elem(&http_services, &slot);
+
+	if (!s || (slot && (s->generation & 0xffff) != c->slot >> 16))
+		return NULL;
+	return s;
+}
+
+/* Reads up to HEAD bytes from the start of a message into c->head, over several segments if they are short. */
+static __always_inline u32 gather(struct __sk_buff *skb, struct conn *c, struct packet *p)
+{
+	u32 have = c->gathered & (HEAD - 1), n = p->len;
+
+	if (have == 0 && n >= HEAD) {
+		if (bpf_skb_load_bytes(skb, p->off, c->head, HEAD))
+			return 0;
+		c->gathered = 0;
+		return HEAD;
+	}
+	if (n > HEAD - have)
+		n = HEAD - have;
+	n &= 2 * HEAD - 1;
+	if (n == 0 || n > HEAD || bpf_skb_load_bytes(skb, p->off, c->head + have, n))
+		return 0;
+	c->gathered = have + n == HEAD ? 0 : have + n;
+	return have + n;
+}
+
+enum match { NO, YES, MORE };
+
+/* Says whether n bytes start a request line: a method in capitals, a space, and the start of a target. */
+static __always_inline enum match match_request(const u8 *h, u32 n)
+{
+	u32 i;
+
+	if (n >= 5 && h[0] == 'G' && h[1] == 'E' && h[2] == 'T' && h[3] == ' ' && h[4] == '/')
+		return YES;
+	for (i = 0; i < HEAD; i++) {
+		if (i >= n)
+			return MORE;
+		if (h[i] == ' ')
+			break;
+		if ((h[i] < 'A' || h[i] > 'Z') && h[i] != '-' && h[i] != '_')
+			return NO;
+	}
+	if (i < 3 || i >= HEAD)
+		return NO;
+	if (h[0] == 'P' && h[1] == 'R' && h[2] == 'I') /* the preface of HTTP/2 */
+		return NO;
+	if (i + 1 >= n)
+		return MORE;
+	if (h[0] == 'C' && h[1] == 'O' && h[2] == 'N') /* CONNECT host:port */
+		return YES;
+	return h[i + 1] == '/' || h[i + 1] == '*' || h[i + 1] == 'h' || h[i + 1] == 'H' ? YES : NO;
+}
+
+/* Says whether n bytes start an HTTP/1.x status line, and which status it has. */
+static __always_inline enum match match_response(const u8 *h, u32 n, u16 *status)
+{
+	const char want[] = { 'H', 'T', 'T', 'P', '/', '1', '.' };
+	u32 code = 0, i;
+
+	for (i = 0; i < sizeof(want); i++) {
+		if (i >= n)
+			return MORE;
+		if (h[i] != want[i])
+			return NO;
+	}
+	if (n < RESPONSE_HEAD)
+		return MORE;
+	if (h[8] != ' ')
+		return NO;
+	for (i = 9; i < RESPONSE_HEAD; i++) {
+		if (h[i] < '0' || h[i] > '9')
+			return NO;
+		code = code * 10 + (h[i] - '0');
+	}
+	if (code < 100 || code > 599)
+		return NO;
+	*status = code;
+	return YES;
+}
+
+/* Closes the present response, once, whoever comes first, and leaves the connection in the state next. */
+static __always_inline void finish(struct conn *c, u32 next)
+{
+	struct http_service *s;
+	u32 class;
+
+	if (__sync_val_compare_and_swap(&c->state, CONN_RESPONDING, next) != CONN_RESPONDING)
+		return;
+	s = service_of(c);
+	class = c->status / 100 - 1;
+	if (!s || class >= HTTP_CLASSES || c->flags & CONN_UNTIMED)
+		return;
+	hist_record_atomic(&s->duration[class], c->last - c->started);
+}
+
+static __always_inline void begin(struct conn *c, u64 started)
+{
+	u8 flags = c->flags & CONN_COUNTED;
+
+	if (c->flags & CONN_BODY)
+		flags |= CONN_DOUBT;
+	if (c->head[0] != 'G' && c->head[0] != 'H')
+		flags |= CONN_BODY;
+	if (c->head[0] == 'C' && c->head[1] == 'O' && c->head[2] == 'N')
+		flags |= CONN_CONNECT;
+	c->flags = flags;
+	c->started = started;
+	c->gathered = 0;
+	c->state = CONN_PENDING;
+}
+
+static __always_inline void become_opaque(struct conn *c)
+{
+	struct http_service *s = service_of(c);
+
+	c->state = CONN_OPAQUE;
+	if (s && !(c->flags & CONN_COUNTED))
+		count(&s->opaque_connections);
+}
+
+/* The connection ends: what was being answered is complete, what was not answered is aborted. */
+static __always_inline void end(struct conn *c)
+{
+	u32 state = c->state;
+	struct http_service *s;
+
+	if (state == CONN_RESPONDING)
+		finish(c, CONN_IDLE);
+	if (state == CONN_PENDING) {
+		s = service_of(c);
+		if (s)
+			count(c->flags & CONN_DOUBT ? &s->unknown : &s->aborted);
+	}
+	c->state = state == CONN_OPAQUE ? CONN_OPAQUE : CONN_IGNORED;
+}
+
+/* A final response head left: the request is counted now. */
+static __always_inline void respond(struct conn *c, struct http_service *s, u16 status, u64 now)
+{
+	u32 code = status - 100;
+
+	if (code < HTTP_CODES)
+		count(&s->codes[code]);
+	if (c->flags & CONN_UNTIMED)
+		count(&s->untimed);
+	else
+		hist_record_atomic(&s->first_byte, now - c->started);
+	if (!(c->flags & CONN_COUNTED)) {
+		c->flags |= CONN_COUNTED;
+		count(&s->http_connections);
+	}
+	c->status = status;
+	c->last = now;
+	c->gathered = 0;
+	c->state = CONN_RESPONDING;
+	if (status == 101 || (c->flags & CONN_CONNECT && status / 100 == 2)) {
+		finish(c, CONN_IDLE);
+		c->state = CONN_OPAQUE; /* what follows is not HTTP/1.x */
+	}
+}
+
+/* When a segment left: TCP stamped it with the monotonic clock, which spares a reading of it. */
+static __always_inline u64 sent_at(struct __sk_buff *skb)
+{
+	u64 t = skb->tstamp;
+
+	return t ? t : bpf_ktime_get_ns();
+}
+
+/* Data from the server where a response should begin, and it is none. */
+static __always_inline void not_a_response(struct conn *c, struct http_service *s)
+{
+	bool http = c->flags & CONN_COUNTED;
+
+	switch (c->state) {
+	case CONN_PENDING:
+		if (http)
+			count(&s->unknown);
+		else
+			become_opaque(c); /* the request only looked like HTTP */
+		break;
+	case CONN_QUIET:
+		count(&s->cut);
+		break;
+	case CONN_JOINED:
+		if (++c->tries > JOIN_TRIES)
+			become_opaque(c);
+		return;
+	}
+	if (c->state != CONN_OPAQUE)
+		c->state = CONN_IDLE;
+}
+
+/* A segment with data from the server while it does not answer: it may begin to, or while nothing is known of a request. */
+static __always_inline void response_data(struct __sk_buff *skb, struct conn *c, struct packet *p)
+{
+	struct http_service *s = service_of(c);
+	u32 n, state = c->state;
+	u16 status = 0;
+	enum match m;
+
+	if (!s)
+		return;
+	n = gather(skb, c, p);
+	m = match_response(c->head, n, &status);
+	if (m == MORE && n < RESPONSE_HEAD)
+		return;
+	c->gathered = 0;
+	if (m != YES) {
+		not_a_response(c, s);
+		return;
+	}
+	if (state == CONN_JOINED || (state != CONN_PENDING && c->flags & CONN_COUNTED)) {
+		count(&s->unknown); /* no request is open: a text that looks like a status line proves nothing */
+		return;
+	}
+	if (status / 100 == 1 && status != 101) {
+		if (status != 100 || p->len < CONTINUE_HEAD + HEAD)
+			return; /* interim: the final one follows in a segment of its own */
+		if (bpf_skb_load_bytes(skb, p->off + CONTINUE_HEAD, c->head, HEAD))
+			return;
+		if (match_response(c->head, HEAD, &status) != YES)
+			return;
+	}
+	if (state != CONN_PENDING)
+		c->flags |= CONN_UNTIMED;
+	respond(c, s, status, sent_at(skb));
+}
+
+/* More of a response. A second status line in it is a pipelined answer or text; it cannot be told. */
+static __always_inline void more_response(struct __sk_buff *skb, struct conn *c, struct packet *p)
+{
+	struct http_service *s;
+	u16 status;
+
+	c->last = sent_at(skb);
+	if (p->len < HEAD || bpf_skb_load_bytes(skb, p->off, c->head, HEAD))
+		return;
+	if (c->head[0] == 'H' && match_response(c->head, HEAD, &status) == YES) {
+		s = service_of(c);
+		if (s)
+			count(&s->unknown);
+	}
+}
+
+/* Data from the client where a request may begin. */
+static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, struct packet *p)
+{
+	u64 started = c->started;
+	enum match m;
+	u32 n;
+
+	if (c->state != CONN_HEAD)
+		c->gathered = 0;
+	n = gather(skb, c, p);
+	m = match_request(c->head, n);
+	if (m == NO) {
+		c->gathered = 0;
+		if (c->state == CONN_HEAD)
+			c->state = CONN_IDLE;
+		return; /* the rest of a body that was answered early, or an empty line between requests */
+	}
+	finish(c, CONN_IDLE);
+	if (c->state != CONN_HEAD)
+		started = bpf_ktime_get_ns();
+	if (m == YES) {
+		begin(c, started);
+	} else {
+		c->started = started;
+		c->state = CONN_HEAD;
+	}
+}
+
+/* The first data of a new connection comes from the client. */
+static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c,
+					  struct packet *p, u32 netns)
+{
+	u32 n = gather(skb, c, p);
+	enum match m = match_request(c->head, n);
+
+	if (m == NO && !is_server(skb, sk, p->v6)) {
+		c->state = CONN_IGNORED;
+		return;
+	}
+	c->slot = slot_of(skb, sk, netns);
+	if (m == NO) {
+		become_opaque(c);
+	} else if (m == YES) {
+		begin(c, bpf_ktime_get_ns());
+	} else {
+		c->started = bpf_ktime_get_ns();
+		c->state = CONN_HEAD;
+	}
+}
+
+/* Gives a socket its state when its first data passes; decides who it is. */
+static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p,
+					   bool ingress)
+{
+	struct http_losses *losses;
+	struct tcp_sock *tp;
+	struct conn *c;
+	u32 zero = 0, netns;
+	bool fresh;
+
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return NULL;
+	c = bpf_sk_storage_get(&http_conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c) {
+		losses = bpf_map_lookup_elem(&http_loss, &zero);
+		if (losses)
+			count(&losses->no_storage);
+		return NULL;
+	}
+	netns = netns_of(tp);
+	if (only_netns && netns != only_netns) {
+		c->state = CONN_IGNORED;
+		return NULL;
+	}
+	if (ingress && tp->bytes_received == 0 && tp->bytes_sent == 0) {
+		c->sides = 1;
+		c->next_in = p->seq + p->len;
+		first_request(skb, sk, c, p, netns);
+		return NULL;
+	}
+	if (!is_server(skb, sk, p->v6)) {
+		c->state = CONN_IGNORED;
+		return NULL;
+	}
+	c->slot = slot_of(skb, sk, netns);
+	/*
+	 * The first data ever sent by this side, before any request was seen: either the request went to the listening
+	 * socket (TCP_DEFER_ACCEPT), or the server speaks first, which HTTP does not.
+	 */
+	fresh = !ingress && tp->bytes_sent == p->len;
+	c->state = fresh && tp->bytes_received ? CONN_IDLE : fresh ? CONN_NEW : CONN_JOINED;
+	if (c->state == CONN_NEW) {
+		become_opaque(c);
+		return NULL;
+	}
+	return c;
+}
+
+/* Keeps what is new and in order of a segment from the client. False if nothing is. */
+static __always_inline bool in_order(struct conn *c, struct packet *p)
+{
+	u32 end = p->seq + p->len;
+	s32 gap = p->seq - c->next_in;
+
+	if (!(c->sides & 1)) {
+		c->sides |= 1;
+		c->next_in = end;
+		return true;
+	}
+	if (gap > 0) { /* something before it is missing: it will come again */
+		if (!c->ahead || (s32)(end - c->ahead) > 0)
+			c->ahead = end;
+		return false;
+	}
+	if ((s32)(end - c->next_in) <= 0)
+		return false; /* seen */
+	p->off -= gap;
+	p->len += gap;
+	c->next_in = end;
+	if (c->ahead && (s32)(c->ahead - end) > 0)
+		c->next_in = c->ahead;
+	c->ahead = 0;
+	return true;
+}
+
+/*
+ * A joined connection is between requests if the server sent after it last received, so that what comes now starts a
+ * request if it looks like one. TCP notes both in jiffies: when they are equal, this may also be the body of a request
+ * whose start was not seen. It will be answered all the same, so it is counted, but its duration is unknown.
+ */
+static __always_inline void joined_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c,
+					   struct packet *p)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	s32 since;
+
+	if (!tp)
+		return;
+	since = tp->lsndtime - tp->inet_conn.icsk_ack.lrcvtime;
+	if (since >= 0 && tp->bytes_sent) {
+		request_data(skb, c, p);
+		if (c->state != CONN_JOINED) {
+			if (since == 0)
+				c->flags |= CONN_UNTIMED;
+			return;
+		}
+	}
+	if (++c->tries > JOIN_TRIES)
+		become_opaque(c);
+}
+
+static __always_inline void ingress(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
+{
+	struct conn *c = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
+
+	if (!c) {
+		if (!p->len || sk->state == BPF_TCP_LISTEN)
+			return;
+		c = create(skb, sk, p, true);
+		if (!c)
+			return;
+	}
+	if (c->state == CONN_IGNORED || c->state == CONN_OPAQUE)
+		return;
+	if (p->len && in_order(c, p)) {
+		if (c->state == CONN_JOINED)
+			joined_request(skb, sk, c, p);
+		else if (c->state != CONN_PENDING) /* else: more of the request */
+			request_data(skb, c, p);
+	}
+	if (p->flags & TH_RST)
+		end(c);
+}
+
+static __always_inline void egress(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
+{
+	struct conn *c = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
+	u32 seq_end = p->seq + p->len;
+
+	if (!c) {
+		if (!p->len)
+			return;
+		c = create(skb, sk, p, false);
+		if (!c)
+			return;
+	}
+	if (c->state == CONN_IGNORED || c->state == CONN_OPAQUE)
+		return;
+	if (p->len && (!(c->sides & 2) || (s32)(seq_end - c->next_out) > 0)) { /* else: sent again */
+		c->sides |= 2;
+		c->next_out = seq_end;
+		if (c->state == CONN_HEAD) { /* an answer to a request that is not complete, e.g. a timeout's 408 */
+			c->gathered = 0;
+			c->state = CONN_PENDING;
+		}
+		if (c->state == CONN_RESPONDING)
+			more_response(skb, c, p);
+		else
+			response_data(skb, c, p);
+	}
+	if (p->flags & (TH_FIN | TH_RST))
+		end(c);
+}
+
+static __always_inline void segment(struct __sk_buff *skb, bool in)
+{
+	u8 ends = in ? TH_RST : TH_FIN | TH_RST; /* a client's FIN closes its half only: the answer may follow */
+	struct bpf_sock *sk;
+	struct packet p;
+
+	if (!parse(skb, &p) || (!p.len && !(p.flags & ends)))
+		return;
+	sk = skb->sk;
+	if (!sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return;
+	if (in)
+		ingress(skb, sk, &p);
+	else
+		egress(skb, sk, &p);
+}
+
+SEC("cgroup_skb/ingress")
+int http_ingress(struct __sk_buff *skb)
+{
+	struct http_runs *r = this_cpu();
+	u64 began = run_begins(r);
+
+	segment(skb, true);
+	run_ends(r, began);
+	return 1; /* pass, always */
+}
+
+SEC("cgroup_skb/egress")
+int http_egress(struct __sk_buff *skb)
+{
+	struct http_runs *r = this_cpu();
+	u64 began = run_begins(r);
+
+	segment(skb, false);
+	run_ends(r, began);
+	return 1; /* pass, always */
+}
+
+/* Closes the responses that have been quiet for quiet_ns. User space runs it before it reads the durations. */
+SEC("iter/bpf_sk_storage_map")
+int http_flush(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn *c = ctx->value;
+
+	if (!c || c->state != CONN_RESPONDING)
+		return 0;
+	if (bpf_ktime_get_ns() - c->last >= quiet_ns)
+		finish(c, CONN_QUIET);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

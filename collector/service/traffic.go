@@ -1,0 +1,286 @@
+// Package service collects service level indicators.
+//
+// Traffic is the source that needs nobody's help: it counts the HTTP/1.x requests of every server on the host in the
+// kernel (bpf/http.bpf.c), and finds out here which service each belongs to. Reading costs a copy of 16 KiB for each
+// service and a pass of the kernel over the open connections, about 1 us each. It needs CAP_BPF, CAP_PERFMON and
+// CAP_NET_ADMIN to count, and CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH to find the command behind a port.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+
+	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/internal/cgroup"
+	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/verdict"
+)
+
+const (
+	trafficName = "service/traffic"
+	trafficHook = "cgroup_skb ingress and egress on "
+
+	// pruneEvery is how often Traffic looks for services that are gone.
+	pruneEvery = time.Minute
+	// idleAfter is how long a service without traffic is kept before it is asked whether it still listens.
+	idleAfter = 15 * time.Minute
+)
+
+// Traffic counts the requests of this host's servers. It implements collector.Collector.
+type Traffic struct {
+	env       collector.Env
+	overrides []Override
+	probe     *bpf.HTTP
+	unwatch   func()
+	view      view
+	tree      *cgroup.Tree
+	families  families
+
+	slots     [bpf.HTTPSlots]slot
+	served    map[endpointKey]*served
+	resources map[identity]*resource.Resource
+	noMemory  *metric.Int
+	noSlot    *metric.Int
+
+	scratch   bpf.HTTPService
+	losses    bpf.HTTPLosses
+	collected time.Time // of the previous collection, or when the probe was attached
+	pruned    time.Time
+}
+
+// A slot is what is known of a slot of the kernel's.
+type slot struct {
+	generation uint32 // of the service in it; 0 when it is free
+	key        bpf.HTTPKey
+	of         *served
+	activity   uint64 // responses and connections, as last seen by prune
+	active     time.Time
+}
+
+// NewTraffic loads the probe and starts to count. The error is a *verdict.UnavailableError where this machine does not
+// allow it.
+func NewTraffic(env collector.Env, meter *bpf.Meter, overrides []Override) (collector.Collector, error) {
+	if env.Cgroup == "" {
+		return nil, &verdict.UnavailableError{
+			Reason:  "there is no cgroup2 file system to count sockets at",
+			Missing: "cgroup2 mounted at " + filepath.Join(env.Root, "sys/fs/cgroup"),
+		}
+	}
+	v := viewOf(env)
+	started := time.Now()
+	probe, err := bpf.NewHTTP(bpf.HTTPOptions{Cgroup: env.Cgroup, OnlyNetns: v.only})
+	if err != nil {
+		return nil, err
+	}
+	unwatch := meter.WatchCounts(trafficName, probe.Counts, probe.Programs()...)
+	t := &Traffic{
+		env: env, overrides: overrides, probe: probe, unwatch: unwatch, view: v, collected: started, pruned: started,
+		tree:      cgroup.NewTree(env.Cgroup),
+		families:  declare(env.Metrics),
+		served:    map[endpointKey]*served{},
+		resources: map[identity]*resource.Resource{},
+	}
+	t.declareLosses(started)
+	return t, nil
+}
+
+func (t *Traffic) declareLosses(start time.Time) {
+	lost := t.env.Metrics.Int(metric.Desc{
+		Name: "slid.events.lost", Unit: "{event}", Kind: metric.Counter, Source: "bpf/http.bpf.c",
+		Description: "Connections that could not be counted (no_memory) or not be given to their service (no_slot).",
+		Attributes:  []attribute.Key{"slid.source.name", reasonKey},
+	})
+	e := t.env.Metrics.Entity(t.env.Host, start)
+	name := attribute.Key("slid.source.name").String(trafficName)
+	t.noMemory = lost.With(e, name, reasonKey.String("no_memory"))
+	t.noSlot = lost.With(e, name, reasonKey.String("no_slot"))
+}
+
+// Collect reads what the kernel counted. New services are looked up, which may take some ms; otherwise it allocates
+// nothing.
+func (t *Traffic) Collect(_ context.Context, now time.Time) error {
+	err := t.probe.Flush()
+	t.discover(now)
+	for _, e := range t.served {
+		if readErr := e.read(t.probe, &t.scratch); readErr != nil {
+			err = errors.Join(err, readErr)
+			continue
+		}
+		e.store(now)
+	}
+	err = errors.Join(err, t.readLosses(now))
+	if now.Sub(t.pruned) >= pruneEvery {
+		t.pruned = now
+		err = errors.Join(err, t.prune(now))
+	}
+	t.collected = now
+	return err
+}
+
+func (t *Traffic) readLosses(now time.Time) error {
+	losses := &t.losses
+	if err := t.probe.Losses(losses); err != nil {
+		return fmt.Errorf("read the losses: %w", err)
+	}
+	t.noMemory.Observe(losses.NoStorage, now)
+	t.noSlot.Observe(losses.NoSlot, now)
+	if losses.NoSlot != 0 && t.slots[0].of == nil {
+		t.slots[0].of = t.serve(identity{name: "other"}, 0)
+		t.slots[0].of.slots = []int{0}
+	}
+	return nil
+}
+
+// discover finds the services that are new in the kernel's slots.
+func (t *Traffic) discover(now time.Time) {
+	var fresh []int
+	for i := 1; i < bpf.HTTPSlots; i++ {
+		generation, used := t.probe.InUse(i)
+		if !used || generation == t.slots[i].generation {
+			continue
+		}
+		if t.probe.Service(i, &t.scratch) != nil {
+			continue
+		}
+		t.slots[i] = slot{generation: generation, key: t.scratch.Key, active: now}
+		fresh = append(fresh, i)
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	listeners := findListeners(t.env.Proc, t.endpoints(fresh))
+	for _, i := range fresh {
+		s := &t.slots[i]
+		path, _ := t.tree.Path(s.key.Cgroup)
+		id := identify(path, listeners[endpointOf(s.key)], t.view.netns, s.key, t.overrides)
+		s.of = t.serve(id, s.key.Port)
+		s.of.slots = append(s.of.slots, i)
+		t.env.Log.Debug("service found", "service", id.name, "port", s.key.Port, "unit", id.unit, "container", id.container)
+	}
+}
+
+// serve returns the endpoint of a service, which began to count at the previous collection if it is new.
+func (t *Traffic) serve(id identity, port uint16) *served {
+	key := endpointKey{id, port}
+	e := t.served[key]
+	if e == nil {
+		res := t.resources[id]
+		if res == nil {
+			res = id.resourceFor(t.env.Host)
+			t.resources[id] = res
+		}
+		e = newServed(&t.families, t.env.Metrics, res, port, t.collected)
+		t.served[key] = e
+	}
+	return e
+}
+
+func (t *Traffic) endpoints(slots []int) []endpoint {
+	list := make([]endpoint, len(slots))
+	for i, s := range slots {
+		list[i] = endpointOf(t.slots[s].key)
+	}
+	return list
+}
+
+func endpointOf(key bpf.HTTPKey) endpoint { return endpoint{key.Netns, key.Port} }
+
+// prune gives up the slots of services that are gone, and the endpoints that have had no slot since the last time.
+func (t *Traffic) prune(now time.Time) error {
+	for key, e := range t.served {
+		if len(e.slots) == 0 {
+			e.entity.Remove()
+			delete(t.served, key)
+		}
+	}
+	var errs []error
+	for _, i := range t.gone(now) {
+		s := &t.slots[i]
+		if err := t.probe.Service(i, &t.scratch); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := t.probe.Retire(i); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.of.drop(i, &t.scratch)
+		*s = slot{}
+	}
+	t.forgetResources()
+	return errors.Join(errs...)
+}
+
+// gone returns the slots whose cgroup does not exist any more, and those on whose port nobody listens any more after a
+// time without traffic.
+func (t *Traffic) gone(now time.Time) []int {
+	var dead, idle []int
+	for i := 1; i < bpf.HTTPSlots; i++ {
+		s := &t.slots[i]
+		if s.of == nil {
+			continue
+		}
+		if _, exists := t.tree.Path(s.key.Cgroup); !exists {
+			dead = append(dead, i)
+		} else if t.isIdle(i, now) {
+			idle = append(idle, i)
+		}
+	}
+	if len(idle) > 0 {
+		alive := anybodyListens(t.env.Proc, t.endpoints(idle))
+		for _, i := range idle {
+			if !alive[endpointOf(t.slots[i].key)] {
+				dead = append(dead, i)
+			}
+			t.slots[i].active = now // ask again after another idleAfter
+		}
+	}
+	return dead
+}
+
+func (t *Traffic) isIdle(i int, now time.Time) bool {
+	s := &t.slots[i]
+	if t.probe.Service(i, &t.scratch) != nil {
+		return false
+	}
+	n := t.scratch.HttpConnections + t.scratch.OpaqueConnections
+	for _, c := range t.scratch.Codes {
+		n += c
+	}
+	if n != s.activity {
+		s.activity, s.active = n, now
+	}
+	return now.Sub(s.active) >= idleAfter
+}
+
+// forgetResources drops the descriptions of services that have no endpoint left.
+func (t *Traffic) forgetResources() {
+	used := map[identity]bool{}
+	for key := range t.served {
+		used[key.identity] = true
+	}
+	maps.DeleteFunc(t.resources, func(id identity, _ *resource.Resource) bool { return !used[id] })
+}
+
+// Verdicts says where the probe is attached, and what it cannot see from there.
+func (t *Traffic) Verdicts() []verdict.Verdict {
+	v := verdict.Verdict{Name: trafficName, State: verdict.Active, Hook: trafficHook + t.env.Cgroup}
+	if t.view.reason != "" {
+		v.State, v.Reason, v.Missing = verdict.Degraded, t.view.reason, t.view.missing
+	}
+	return []verdict.Verdict{v}
+}
+
+// Close detaches the probe.
+func (t *Traffic) Close() error {
+	t.unwatch()
+	return t.probe.Close()
+}
