@@ -5,6 +5,8 @@
  *
  * Hooks: cgroup_skb ingress and egress on the root of the cgroup2 tree, where every TCP segment of every
  * network namespace passes with its socket; an iterator over the sockets' state closes what has gone quiet.
+ * Where that root is out of sight, in a container, tcx on the interfaces of one network namespace does the same: on
+ * the way in it looks up the socket first, which costs some 100 ns more.
  * State: 72 bytes of socket-local storage per connection that carried data; freed with the socket.
  * Result: one struct http_service per (cgroup, network namespace, port), read by mmap.
  *
@@ -38,8 +40,11 @@ const volatile u32 only_netns;
 /* A response with no new byte for this long counts as complete when the iterator finds it. */
 const volatile u64 quiet_ns = 1000000000;
 
-/* Where the IP header starts in the buffer: 0 at cgroup hooks. */
-#define NETWORK 0
+/* Where the IP header starts in the buffer. */
+#define AT_CGROUP 0
+#define AT_INTERFACE 14 /* behind an Ethernet header, which the loopback interface has too */
+
+#define TCX_PASS -1 /* TCX_NEXT: on to whoever is next at the interface */
 
 struct http_key {
 	u64 cgroup; /* id: the inode number of its directory */
@@ -116,6 +121,7 @@ struct packet {
 	u32 seq;
 	u32 len; /* of the payload */
 	u32 off; /* of the payload in the buffer */
+	u16 local, remote; /* ports of a segment that came in, in network order */
 	u8 flags; /* TH_* */
 	bool v6;
 };
@@ -193,13 +199,13 @@ static __always_inline void run_ends(struct http_runs *r, u64 began)
 }
 
 /* Finds sequence number, flags and payload of a TCP segment. False for everything else. */
-static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool parse(struct __sk_buff *skb, u32 network, struct packet *p)
 {
-	void *data = (void *)(long)skb->data + NETWORK, *end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)skb->data + network, *end = (void *)(long)skb->data_end;
 	struct ip4_header *ip4 = data;
 	struct ip6_header *ip6 = data;
 	struct tcp_header *tcp;
-	u32 off;
+	u32 off, size;
 
 	if (data + sizeof(*ip4) > end)
 		return false;
@@ -208,10 +214,14 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
 		if (ip4->protocol != IPPROTO_TCP || ip4->frag_off & bpf_htons(IP_OFFSET))
 			return false;
 		off = (ip4->version_ihl & 15) * 4;
+		size = bpf_ntohs(ip4->length);
 	} else {
 		if (data + sizeof(*ip6) + 8 > end)
 			return false;
 		off = sizeof(*ip6);
+		size = bpf_ntohs(ip6->payload_length);
+		if (size)
+			size += sizeof(*ip6);
 		if (ip6->next_header == IPPROTO_HOPOPTS) { /* a jumbogram (BIG TCP) has one such header of 8 bytes */
 			if (*(u8 *)(ip6 + 1) != IPPROTO_TCP)
 				return false;
@@ -225,17 +235,27 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
 		return false;
 	p->seq = bpf_ntohl(tcp->seq);
 	p->flags = tcp->flags;
-	off += NETWORK + (tcp->data_offset >> 4) * 4;
-	if (off > skb->len)
+	p->local = tcp->destination;
+	p->remote = tcp->source;
+	off += (tcp->data_offset >> 4) * 4;
+	if (!size) /* BIG TCP; otherwise a short frame may be longer than its datagram */
+		size = skb->len - network;
+	if (off > size || size > skb->len - network)
 		return false;
-	p->off = off;
-	p->len = skb->len - off; /* the buffer was trimmed to the datagram; its length field may be 0 (BIG TCP) */
+	p->off = network + off;
+	p->len = size - off;
 	return true;
 }
 
-static __always_inline u32 netns_of(struct tcp_sock *tp)
+/* Says to which service a socket belongs. */
+static __always_inline void key_of(struct tcp_sock *tp, struct bpf_sock *sk, struct http_key *key)
 {
-	return tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->ns.inum;
+	struct sock *s = &tp->inet_conn.icsk_inet.sk;
+
+	key->cgroup = s->sk_cgrp_data.cgroup->kn->id;
+	key->netns = s->__sk_common.skc_net.net->ns.inum;
+	key->port = sk->src_port;
+	key->pad = 0;
 }
 
 /* Says whether somebody listens on the socket's own address and port: then its side is the server. */
@@ -290,16 +310,11 @@ static __noinline u32 new_slot(struct http_key *key)
 	return value;
 }
 
-static __always_inline u32 slot_of(struct __sk_buff *skb, struct bpf_sock *sk, u32 netns)
+static __always_inline u32 slot_of(struct http_key *key)
 {
-	struct http_key key = {
-		.cgroup = bpf_skb_cgroup_id(skb),
-		.netns = netns,
-		.port = sk->src_port,
-	};
-	u32 *slot = bpf_map_lookup_elem(&http_slots, &key);
+	u32 *slot = bpf_map_lookup_elem(&http_slots, key);
 
-	return slot ? *slot : new_slot(&key);
+	return slot ? *slot : new_slot(key);
 }
 
 /* The connection's service. A slot that changed hands since (its service was given up as dead) is of no use. */
@@ -583,7 +598,7 @@ static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, 
 
 /* The first data of a new connection comes from the client. */
 static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c,
-					  struct packet *p, u32 netns)
+					  struct packet *p, struct http_key *key)
 {
 	u32 n = gather(skb, c, p);
 	enum match m = match_request(c->head, n);
@@ -592,7 +607,7 @@ static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock
 		c->state = CONN_IGNORED;
 		return;
 	}
-	c->slot = slot_of(skb, sk, netns);
+	c->slot = slot_of(key);
 	if (m == NO) {
 		become_opaque(c);
 	} else if (m == YES) {
@@ -610,7 +625,8 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 	struct http_losses *losses;
 	struct tcp_sock *tp;
 	struct conn *c;
-	u32 zero = 0, netns;
+	struct http_key key;
+	u32 zero = 0;
 	bool fresh;
 
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -623,22 +639,22 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 			count(&losses->no_storage);
 		return NULL;
 	}
-	netns = netns_of(tp);
-	if (only_netns && netns != only_netns) {
+	key_of(tp, sk, &key);
+	if (only_netns && key.netns != only_netns) {
 		c->state = CONN_IGNORED;
 		return NULL;
 	}
 	if (ingress && tp->bytes_received == 0 && tp->bytes_sent == 0) {
 		c->sides = 1;
 		c->next_in = p->seq + p->len;
-		first_request(skb, sk, c, p, netns);
+		first_request(skb, sk, c, p, &key);
 		return NULL;
 	}
 	if (!is_server(skb, sk, p->v6)) {
 		c->state = CONN_IGNORED;
 		return NULL;
 	}
-	c->slot = slot_of(skb, sk, netns);
+	c->slot = slot_of(&key);
 	/*
 	 * The first data ever sent by this side, before any request was seen: either the request went to the listening
 	 * socket (TCP_DEFER_ACCEPT), or the server speaks first, which HTTP does not.
@@ -758,13 +774,18 @@ static __always_inline void egress(struct __sk_buff *skb, struct bpf_sock *sk, s
 		end(c);
 }
 
-static __always_inline void segment(struct __sk_buff *skb, bool in)
+/* A client's FIN closes its half only, the answer may follow; a server's comes last. */
+static __always_inline bool matters(struct packet *p, bool in)
 {
-	u8 ends = in ? TH_RST : TH_FIN | TH_RST; /* a client's FIN closes its half only: the answer may follow */
+	return p->len || p->flags & (in ? TH_RST : TH_FIN | TH_RST);
+}
+
+static __always_inline void at_cgroup(struct __sk_buff *skb, bool in)
+{
 	struct bpf_sock *sk;
 	struct packet p;
 
-	if (!parse(skb, &p) || (!p.len && !(p.flags & ends)))
+	if (!parse(skb, AT_CGROUP, &p) || !matters(&p, in))
 		return;
 	sk = skb->sk;
 	if (!sk)
@@ -778,13 +799,66 @@ static __always_inline void segment(struct __sk_buff *skb, bool in)
 		egress(skb, sk, &p);
 }
 
+/* Finds the socket that a segment is for, before the IP layer has. The caller releases it. */
+static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+
+	if (p->v6) {
+		if (bpf_skb_load_bytes(skb, AT_INTERFACE + offsetof(struct ip6_header, source), t.ipv6.saddr, 32))
+			return NULL;
+		t.ipv6.sport = p->remote;
+		t.ipv6.dport = p->local;
+		return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (bpf_skb_load_bytes(skb, AT_INTERFACE + offsetof(struct ip4_header, source), &t.ipv4.saddr, 8))
+		return NULL;
+	t.ipv4.sport = p->remote;
+	t.ipv4.dport = p->local;
+	return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+static __always_inline void into_interface(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk;
+	struct packet p;
+
+	if (!parse(skb, AT_INTERFACE, &p)) {
+		/* Drivers may leave the headers outside of what programs see directly. */
+		if (bpf_skb_pull_data(skb, 0) || !parse(skb, AT_INTERFACE, &p))
+			return;
+	}
+	if (!matters(&p, true))
+		return;
+	sk = receiver(skb, &p);
+	if (!sk)
+		return;
+	ingress(skb, sk, &p);
+	bpf_sk_release(sk);
+}
+
+static __always_inline void out_of_interface(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk;
+	struct packet p;
+
+	if (!parse(skb, AT_INTERFACE, &p) || !matters(&p, false))
+		return;
+	sk = skb->sk;
+	if (!sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (sk)
+		egress(skb, sk, &p);
+}
+
 SEC("cgroup_skb/ingress")
 int http_ingress(struct __sk_buff *skb)
 {
 	struct http_runs *r = this_cpu();
 	u64 began = run_begins(r);
 
-	segment(skb, true);
+	at_cgroup(skb, true);
 	run_ends(r, began);
 	return 1; /* pass, always */
 }
@@ -795,9 +869,31 @@ int http_egress(struct __sk_buff *skb)
 	struct http_runs *r = this_cpu();
 	u64 began = run_begins(r);
 
-	segment(skb, false);
+	at_cgroup(skb, false);
 	run_ends(r, began);
 	return 1; /* pass, always */
+}
+
+SEC("tcx/ingress")
+int http_tcx_in(struct __sk_buff *skb)
+{
+	struct http_runs *r = this_cpu();
+	u64 began = run_begins(r);
+
+	into_interface(skb);
+	run_ends(r, began);
+	return TCX_PASS; /* always */
+}
+
+SEC("tcx/egress")
+int http_tcx_out(struct __sk_buff *skb)
+{
+	struct http_runs *r = this_cpu();
+	u64 began = run_begins(r);
+
+	out_of_interface(skb);
+	run_ends(r, began);
+	return TCX_PASS; /* always */
 }
 
 /* Closes the responses that have been quiet for quiet_ns. User space runs it before it reads the durations. */

@@ -34,6 +34,29 @@ func newHTTP(tb testing.TB) *HTTP {
 	return h
 }
 
+// newHTTPAtInterfaces attaches the probe to the loopback interface, as a sidecar without the host's cgroup2 tree does.
+func newHTTPAtInterfaces(tb testing.TB) *HTTP {
+	tb.Helper()
+	testneed.Root(tb, "to load BPF programs")
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		tb.Skip(err)
+	}
+	h, err := NewHTTP(HTTPOptions{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := h.AttachInterface(lo.Index); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return h
+}
+
 // counted is what the kernel counted for a port.
 type counted struct {
 	Codes                                        map[int]uint64
@@ -156,9 +179,15 @@ func post(length int) string {
 	return fmt.Sprintf("POST /path HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n", length)
 }
 
-// TestHTTPConversations plays whole connections, segment by segment, and compares everything that was counted.
+// TestHTTPConversations plays whole connections, segment by segment, and compares everything that was counted, at each
+// kind of hook.
 func TestHTTPConversations(t *testing.T) {
-	h := newHTTP(t)
+	for hook, probe := range map[string]func(testing.TB) *HTTP{"cgroup": newHTTP, "tcx": newHTTPAtInterfaces} {
+		t.Run(hook, func(t *testing.T) { playConversations(t, probe(t)) })
+	}
+}
+
+func playConversations(t *testing.T, h *HTTP) {
 	once := counted{Codes: map[int]uint64{200: 1}, HTTP: 1, FirstBytes: 1, Durations: 1}
 	for name, test := range map[string]struct {
 		play func(*talk)

@@ -72,6 +72,8 @@ const (
 	HTTPProgHttpEgress  = "http_egress"
 	HTTPProgHttpFlush   = "http_flush"
 	HTTPProgHttpIngress = "http_ingress"
+	HTTPProgHttpTcxIn   = "http_tcx_in"
+	HTTPProgHttpTcxOut  = "http_tcx_out"
 	HTTPVarOnlyNetns    = "only_netns"
 	HTTPVarQuietNs      = "quiet_ns"
 )
@@ -121,6 +123,8 @@ type HTTPProgramSpecs struct {
 	HttpEgress  *ebpf.ProgramSpec `ebpf:"http_egress"`
 	HttpFlush   *ebpf.ProgramSpec `ebpf:"http_flush"`
 	HttpIngress *ebpf.ProgramSpec `ebpf:"http_ingress"`
+	HttpTcxIn   *ebpf.ProgramSpec `ebpf:"http_tcx_in"`
+	HttpTcxOut  *ebpf.ProgramSpec `ebpf:"http_tcx_out"`
 }
 
 // HTTPMapSpecs contains maps before they are loaded into the kernel.
@@ -197,6 +201,8 @@ type HTTPPrograms struct {
 	HttpEgress  *ebpf.Program `ebpf:"http_egress"`
 	HttpFlush   *ebpf.Program `ebpf:"http_flush"`
 	HttpIngress *ebpf.Program `ebpf:"http_ingress"`
+	HttpTcxIn   *ebpf.Program `ebpf:"http_tcx_in"`
+	HttpTcxOut  *ebpf.Program `ebpf:"http_tcx_out"`
 }
 
 func (p *HTTPPrograms) Close() error {
@@ -204,6 +210,8 @@ func (p *HTTPPrograms) Close() error {
 		p.HttpEgress,
 		p.HttpFlush,
 		p.HttpIngress,
+		p.HttpTcxIn,
+		p.HttpTcxOut,
 	)
 }
 

@@ -62,13 +62,28 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
-/* include/net/sock.h */
+/* include/linux/kernfs.h; id is the inode number */
+struct kernfs_node {
+	u64 id;
+};
+
+/* include/linux/cgroup-defs.h; of the cgroup2 tree */
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+/* include/net/sock.h; sk_cgrp_data exists with CONFIG_SOCK_CGROUP_DATA */
 struct sock_common {
 	possible_net_t skc_net;
 };
 
 struct sock {
 	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
 };
 
 /* include/net/inet_sock.h */

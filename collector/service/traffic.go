@@ -11,7 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -26,7 +27,6 @@ import (
 
 const (
 	trafficName = "service/traffic"
-	trafficHook = "cgroup_skb ingress and egress on "
 
 	// pruneEvery is how often Traffic looks for services that are gone.
 	pruneEvery = time.Minute
@@ -39,6 +39,7 @@ type Traffic struct {
 	env       collector.Env
 	overrides []Override
 	probe     *bpf.HTTP
+	attached  map[int]string // interfaces the probe is attached to, where it is not at a cgroup
 	unwatch   func()
 	view      view
 	tree      *cgroup.Tree
@@ -68,28 +69,59 @@ type slot struct {
 // NewTraffic loads the probe and starts to count. The error is a *verdict.UnavailableError where this machine does not
 // allow it.
 func NewTraffic(env collector.Env, meter *bpf.Meter, overrides []Override) (collector.Collector, error) {
-	if env.Cgroup == "" {
-		return nil, &verdict.UnavailableError{
-			Reason:  "there is no cgroup2 file system to count sockets at",
-			Missing: "cgroup2 mounted at " + filepath.Join(env.Root, "sys/fs/cgroup"),
-		}
-	}
-	v := viewOf(env)
 	started := time.Now()
-	probe, err := bpf.NewHTTP(bpf.HTTPOptions{Cgroup: env.Cgroup, OnlyNetns: v.only})
-	if err != nil {
-		return nil, err
-	}
-	unwatch := meter.WatchCounts(trafficName, probe.Counts, probe.Programs()...)
 	t := &Traffic{
-		env: env, overrides: overrides, probe: probe, unwatch: unwatch, view: v, collected: started, pruned: started,
+		env: env, overrides: overrides, view: viewOf(env), collected: started, pruned: started,
 		tree:      cgroup.NewTree(env.Cgroup),
 		families:  declare(env.Metrics),
+		attached:  map[int]string{},
 		served:    map[endpointKey]*served{},
 		resources: map[identity]*resource.Resource{},
 	}
+	if err := t.attach(); err != nil {
+		return nil, err
+	}
+	t.unwatch = meter.WatchCounts(trafficName, t.probe.Counts, t.probe.Programs()...)
 	t.declareLosses(started)
 	return t, nil
+}
+
+// attach loads the probe where the view says.
+func (t *Traffic) attach() (err error) {
+	t.probe, err = bpf.NewHTTP(bpf.HTTPOptions{Cgroup: t.view.cgroup, OnlyNetns: t.view.only})
+	if err != nil || t.view.cgroup != "" {
+		return err
+	}
+	err = t.followInterfaces()
+	if len(t.attached) > 0 {
+		return nil // one that refuses shows in each collection
+	}
+	if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && u.Missing == "" {
+		u.Missing = t.view.missing // interfaces take a newer kernel than cgroups do
+	}
+	return errors.Join(err, t.probe.Close())
+}
+
+// followInterfaces attaches the probe to interfaces that are new, where it is not at a cgroup.
+func (t *Traffic) followInterfaces() error {
+	if t.view.cgroup != "" {
+		return nil
+	}
+	present, err := ethernetInterfaces()
+	if err != nil {
+		return err
+	}
+	for index, name := range present {
+		if t.attached[index] == "" {
+			if attachErr := t.probe.AttachInterface(index); attachErr != nil {
+				err = errors.Join(err, attachErr)
+				continue
+			}
+			t.attached[index] = name
+		}
+	}
+	maps.DeleteFunc(t.attached, func(index int, _ string) bool { return present[index] == "" })
+	return err
 }
 
 func (t *Traffic) declareLosses(start time.Time) {
@@ -195,13 +227,13 @@ func endpointOf(key bpf.HTTPKey) endpoint { return endpoint{key.Netns, key.Port}
 
 // prune gives up the slots of services that are gone, and the endpoints that have had no slot since the last time.
 func (t *Traffic) prune(now time.Time) error {
+	errs := []error{t.followInterfaces()}
 	for key, e := range t.served {
 		if len(e.slots) == 0 {
 			e.entity.Remove()
 			delete(t.served, key)
 		}
 	}
-	var errs []error
 	for _, i := range t.gone(now) {
 		s := &t.slots[i]
 		if err := t.probe.Service(i, &t.scratch); err != nil {
@@ -272,7 +304,10 @@ func (t *Traffic) forgetResources() {
 
 // Verdicts says where the probe is attached, and what it cannot see from there.
 func (t *Traffic) Verdicts() []verdict.Verdict {
-	v := verdict.Verdict{Name: trafficName, State: verdict.Active, Hook: trafficHook + t.env.Cgroup}
+	v := verdict.Verdict{Name: trafficName, State: verdict.Active, Hook: "cgroup_skb ingress and egress on " + t.view.cgroup}
+	if t.view.cgroup == "" {
+		v.Hook = "tcx ingress and egress on " + strings.Join(slices.Sorted(maps.Values(t.attached)), ", ")
+	}
 	if t.view.reason != "" {
 		v.State, v.Reason, v.Missing = verdict.Degraded, t.view.reason, t.view.missing
 	}

@@ -43,11 +43,17 @@ type rig struct {
 
 func newRig(tb testing.TB, overrides ...Override) *rig {
 	tb.Helper()
-	testneed.Root(tb, "to load BPF programs")
 	mount, err := cgroup.Mount("/")
 	if err != nil {
 		tb.Skip(err)
 	}
+	return newRigAt(tb, mount, overrides...)
+}
+
+// newRigAt makes a rig that has the given directory for the cgroup2 tree.
+func newRigAt(tb testing.TB, mount string, overrides ...Override) *rig {
+	tb.Helper()
+	testneed.Root(tb, "to load BPF programs")
 	registry := metric.NewRegistry(instrumentation.Scope{Name: "slid"})
 	group := registry.Group(trafficName, metric.ClassService, 5000)
 	meter := bpf.NewMeter()
@@ -541,9 +547,23 @@ func TestVerdictNamesTheHook(t *testing.T) {
 	}
 }
 
-func TestWithoutCgroup2(t *testing.T) {
-	_, err := NewTraffic(collector.Env{Root: "/"}, nil, nil)
-	if v := verdict.FromError(trafficName, err); v.State != verdict.Unavailable || v.Missing == "" {
-		t.Errorf("verdict %+v", v)
+// TestWithoutTheCgroupRoot counts at the interfaces, as a sidecar does that does not see the host's cgroup2 tree.
+func TestWithoutTheCgroupRoot(t *testing.T) {
+	for name, cgroup := range map[string]string{"none": "", "a part": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			if cgroup != "" { // all groups but the root have the file
+				if err := os.WriteFile(filepath.Join(cgroup, "cgroup.events"), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := newRigAt(t, cgroup)
+			n := startNginx(t, true)
+			run(t, "ab", "-q", "-k", "-c4", "-n5000", fmt.Sprintf("http://127.0.0.1:%d/", n.port))
+			check(t, r, n, 5000)
+			v := r.traffic.Verdicts()[0]
+			if v.State != verdict.Degraded || !strings.Contains(v.Hook, "tcx") || !strings.Contains(v.Hook, "lo") || v.Missing == "" {
+				t.Errorf("verdict %+v", v)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"net"
 	"path/filepath"
 
 	"github.com/slid-agent/slid/collector"
@@ -10,28 +11,31 @@ import (
 // initialPIDNamespace is the inode number of the host's own PID namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h).
 const initialPIDNamespace = 0xEFFFFFFC
 
-// A view is what slid sees of the host from where it runs.
+// A view is what slid sees of the host from where it runs, and so where it counts.
 type view struct {
-	netns           uint32 // the network namespace whose services need no mark to tell them apart
-	only            uint32 // the only network namespace to count in; 0: all
-	reason, missing string // what is out of sight, and what would help; "" when nothing is
+	netns  uint32 // the network namespace whose services need no mark to tell them apart
+	only   uint32 // the only network namespace to count in; 0: all
+	cgroup string // root of the host's cgroup2 tree; "" when it is out of sight
+	// reason and missing say what is out of sight, and what would help; "" when nothing is.
+	reason, missing string
 }
 
 // viewOf finds out whether slid sees the whole host or is a container's sidecar. A sidecar shares the network namespace
-// of its pod and counts in that one alone; the sockets of the pod's other containers are in sight only through the
-// host's cgroup2 tree.
+// of its pod and counts in that one alone. The sockets of the pod's other containers are in sight through the host's
+// cgroup2 tree; without it slid counts at the interfaces of the namespace.
 func viewOf(env collector.Env) view {
-	v := view{netns: inodeOf(filepath.Join(env.Proc, "1/ns/net"))}
+	own := inodeOf("/proc/self/ns/net")
+	v := view{netns: inodeOf(filepath.Join(env.Proc, "1/ns/net")), cgroup: env.Cgroup}
 	if v.netns == 0 {
-		v.netns = inodeOf("/proc/self/ns/net")
+		v.netns = own
 	}
 	if !seesHost(env.Proc) {
-		v.only = inodeOf("/proc/self/ns/net")
-		v.netns = v.only
+		v.netns, v.only = own, own
 	}
-	if !cgroup.IsRoot(env.Cgroup) {
-		v.reason = "the cgroup2 tree at " + env.Cgroup + " begins at this container: sockets of other containers are out of sight"
-		v.missing = "the host's cgroup2 tree mounted read-only below host.root"
+	if env.Cgroup == "" || !cgroup.IsRoot(env.Cgroup) {
+		v.cgroup = ""
+		v.reason = "the root of the host's cgroup2 tree is out of sight: counting at the interfaces of slid's own network namespace alone"
+		v.missing = "the host's cgroup2 tree mounted at " + filepath.Join(env.Root, "sys/fs/cgroup")
 	}
 	return v
 }
@@ -43,4 +47,20 @@ func seesHost(proc string) bool {
 		ns = inodeOf("/proc/self/ns/pid")
 	}
 	return ns == initialPIDNamespace
+}
+
+// ethernetInterfaces returns the names of slid's own network namespace's interfaces whose frames have Ethernet headers,
+// by index. Those of others, such as tunnels, carry what no probe of slid's reads.
+func ethernetInterfaces() (map[int]string, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	list := map[int]string{}
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 || len(i.HardwareAddr) == 6 {
+			list[i.Index] = i.Name
+		}
+	}
+	return list, nil
 }

@@ -191,10 +191,17 @@ type family struct {
 	group *Group
 }
 
+// declare adds a metric to the group, or returns the one of that name: several of a kind, such as exporters, may share
+// a group.
 func (g *Group) declare(d Desc) *family {
-	f := &family{desc: d, group: g}
 	g.registry.mu.Lock()
 	defer g.registry.mu.Unlock()
+	for _, f := range g.families {
+		if f.desc.Name == d.Name {
+			return f
+		}
+	}
+	f := &family{desc: d, group: g}
 	g.families = append(g.families, f)
 	return f
 }

@@ -1,6 +1,7 @@
 package metric
 
 import (
+	"fmt"
 	"math"
 	"math/big"
 	"testing"
@@ -318,14 +319,14 @@ func thousand(tb testing.TB) *Registry {
 	r, g := newGroup(tb, 1000)
 	for i := range 10 {
 		e := g.Entity(resource.NewSchemaless(attribute.Int("service", i)), boot)
-		for range 3 {
-			c := g.Int(Desc{Name: "c", Kind: Counter})
+		for i := range 3 {
+			c := g.Int(Desc{Name: fmt.Sprint("c", i), Kind: Counter})
 			for k := range 10 {
 				c.With(e, attribute.Int("k", k)).Add(1)
 			}
 		}
-		for range 6 {
-			f := g.Float(Desc{Name: "f", Kind: Gauge})
+		for i := range 6 {
+			f := g.Float(Desc{Name: fmt.Sprint("f", i), Kind: Gauge})
 			for k := range 10 {
 				f.With(e, attribute.Int("k", k)).Set(1)
 			}
