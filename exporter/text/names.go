@@ -1,0 +1,75 @@
+package text
+
+import "go.opentelemetry.io/otel/attribute"
+
+// The metrics that reports are made of.
+const (
+	cpuTime           = "system.cpu.time"
+	cpuCount          = "system.cpu.logical.count"
+	loadPrefix        = "system.cpu.load_average."
+	memoryUsage       = "system.memory.usage"
+	memoryLimit       = "system.memory.limit"
+	memoryAvailable   = "system.memory.linux.available"
+	diskIO            = "system.disk.io"
+	diskOperations    = "system.disk.operations"
+	diskOperationTime = "system.disk.operation_time"
+	diskBusyTime      = "system.disk.io_time"
+	networkIO         = "system.network.io"
+	networkPackets    = "system.network.packet.count"
+	networkErrors     = "system.network.errors"
+	networkDropped    = "system.network.packet.dropped"
+	pressureTime      = "system.pressure.linux.stall_time"
+
+	httpResponses = "http.server.response.count"
+	httpDuration  = "http.server.request.duration"
+	httpFirstByte = "http.server.time_to_first_byte"
+	httpAborted   = "http.server.request.aborted"
+	connections   = "service.connection.count"
+	sliCoverage   = "sli.coverage"
+	sliLost       = "sli.events.lost"
+	sliUntimed    = "sli.durations.lost"
+
+	processCPU    = "process.cpu.time"
+	processMemory = "process.memory.usage"
+	goMemory      = "go.memory.used"
+	ticksMissed   = "slid.tick.missed"
+	kernelTime    = "slid.probe.kernel_time"
+	eventsLost    = "slid.events.lost"
+)
+
+// kernelCounters is the prefix of the metrics that the kernel counts since boot. Others are counted by slid itself.
+const kernelCounters = "system."
+
+// agentName is the service.name of slid itself.
+const agentName = "slid"
+
+// Attributes that tell series and resources apart.
+const (
+	keyHostName    = attribute.Key("host.name")
+	keyOS          = attribute.Key("os.description")
+	keyOSName      = attribute.Key("os.name")
+	keyOSVersion   = attribute.Key("os.version")
+	keyServiceName = attribute.Key("service.name")
+	keyNamespace   = attribute.Key("service.namespace")
+	keyInstance    = attribute.Key("service.instance.id")
+	keyUnit        = attribute.Key("systemd.unit.name")
+	keyContainer   = attribute.Key("container.id")
+
+	keyCPUMode       = attribute.Key("cpu.mode")
+	keyMemoryState   = attribute.Key("system.memory.state")
+	keyDevice        = attribute.Key("system.device")
+	keyInterface     = attribute.Key("network.interface.name")
+	keyDiskDirection = attribute.Key("disk.io.direction")
+	keyNetDirection  = attribute.Key("network.io.direction")
+	keyPressure      = attribute.Key("system.pressure.resource")
+	keyScope         = attribute.Key("system.pressure.scope")
+
+	keyPort     = attribute.Key("server.port")
+	keyStatus   = attribute.Key("http.response.status_code")
+	keyProtocol = attribute.Key("network.protocol.name")
+)
+
+// probes are the kernel latencies of a report: metrics that are histograms in seconds.
+var probes = []struct{ metric, name, label string }{
+	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+}
