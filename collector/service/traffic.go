@@ -30,8 +30,11 @@ const (
 
 	// pruneEvery is how often Traffic looks for services that are gone.
 	pruneEvery = time.Minute
-	// idleAfter is how long a service without traffic is kept before it is asked whether it still listens.
+	// idleAfter is how long a service without traffic is kept before it is looked at whether it still listens.
 	idleAfter = 15 * time.Minute
+	// crowded is the number of slots from which on both happen with every collection, for services without traffic
+	// since the one before: a host where many short-lived servers come and go.
+	crowded = bpf.HTTPSlots / 2
 )
 
 // Traffic counts the requests of this host's servers. It implements collector.Collector.
@@ -149,9 +152,11 @@ func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 		e.store(now)
 	}
 	err = errors.Join(err, t.readLosses(now))
-	if now.Sub(t.pruned) >= pruneEvery {
-		t.pruned = now
-		err = errors.Join(err, t.prune(now))
+	switch {
+	case t.used() >= crowded:
+		err = errors.Join(err, t.prune(now, 0))
+	case now.Sub(t.pruned) >= pruneEvery:
+		err = errors.Join(err, t.prune(now, idleAfter))
 	}
 	t.collected = now
 	return err
@@ -225,8 +230,20 @@ func (t *Traffic) endpoints(slots []int) []endpoint {
 
 func endpointOf(key bpf.HTTPKey) endpoint { return endpoint{key.Netns, key.Port} }
 
+// used returns how many slots belong to services.
+func (t *Traffic) used() (n int) {
+	for i := 1; i < bpf.HTTPSlots; i++ {
+		if t.slots[i].of != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // prune gives up the slots of services that are gone, and the endpoints that have had no slot since the last time.
-func (t *Traffic) prune(now time.Time) error {
+// Services without traffic for the time idle are looked at.
+func (t *Traffic) prune(now time.Time, idle time.Duration) error {
+	t.pruned = now
 	errs := []error{t.followInterfaces()}
 	for key, e := range t.served {
 		if len(e.slots) == 0 {
@@ -234,7 +251,7 @@ func (t *Traffic) prune(now time.Time) error {
 			delete(t.served, key)
 		}
 	}
-	for _, i := range t.gone(now) {
+	for _, i := range t.gone(now, idle) {
 		s := &t.slots[i]
 		if err := t.probe.Service(i, &t.scratch); err != nil {
 			errs = append(errs, err)
@@ -253,8 +270,8 @@ func (t *Traffic) prune(now time.Time) error {
 
 // gone returns the slots whose cgroup does not exist any more, and those on whose port nobody listens any more after a
 // time without traffic.
-func (t *Traffic) gone(now time.Time) []int {
-	var dead, idle []int
+func (t *Traffic) gone(now time.Time, idle time.Duration) []int {
+	var dead, quiet []int
 	for i := 1; i < bpf.HTTPSlots; i++ {
 		s := &t.slots[i]
 		if s.of == nil {
@@ -262,23 +279,24 @@ func (t *Traffic) gone(now time.Time) []int {
 		}
 		if _, exists := t.tree.Path(s.key.Cgroup); !exists {
 			dead = append(dead, i)
-		} else if t.isIdle(i, now) {
-			idle = append(idle, i)
+		} else if t.isIdle(i, now, idle) {
+			quiet = append(quiet, i)
 		}
 	}
-	if len(idle) > 0 {
-		alive := anybodyListens(t.env.Proc, t.endpoints(idle))
-		for _, i := range idle {
+	if len(quiet) > 0 {
+		alive := anybodyListens(t.env.Proc, t.endpoints(quiet))
+		for _, i := range quiet {
 			if !alive[endpointOf(t.slots[i].key)] {
 				dead = append(dead, i)
 			}
-			t.slots[i].active = now // ask again after another idleAfter
+			t.slots[i].active = now // look again after another such time
 		}
 	}
 	return dead
 }
 
-func (t *Traffic) isIdle(i int, now time.Time) bool {
+// isIdle says whether the service in a slot had no traffic for a time.
+func (t *Traffic) isIdle(i int, now time.Time, idle time.Duration) bool {
 	s := &t.slots[i]
 	if t.probe.Service(i, &t.scratch) != nil {
 		return false
@@ -289,8 +307,9 @@ func (t *Traffic) isIdle(i int, now time.Time) bool {
 	}
 	if n != s.activity {
 		s.activity, s.active = n, now
+		return false
 	}
-	return now.Sub(s.active) >= idleAfter
+	return now.Sub(s.active) >= idle
 }
 
 // forgetResources drops the descriptions of services that have no endpoint left.

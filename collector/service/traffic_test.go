@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -521,6 +522,29 @@ func TestRestartedServiceGoesOn(t *testing.T) {
 	r.collect()
 	if got := r.statuses(n.port); got[200] != 150 {
 		t.Errorf("counted %v, want 150 over both lives", got)
+	}
+}
+
+// TestShortLivedServersDoNotFillTheSlots has five times as many servers come and go as there are slots.
+func TestShortLivedServersDoNotFillTheSlots(t *testing.T) {
+	r := newRig(t)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	for range 50 {
+		for range bpf.HTTPSlots / 10 {
+			server := httptest.NewServer(handler)
+			send(t, server.Listener.Addr().(*net.TCPAddr).Port, 1, 1)
+			server.Close()
+		}
+		r.collect()
+	}
+	if lost := r.traffic.noSlot.Value(); lost != 0 {
+		t.Errorf("%d connections found no slot", lost)
+	}
+	if live, most := r.group.Live(), 15*bpf.HTTPSlots; live > most {
+		t.Errorf("%d series, want at most %d", live, most)
+	}
+	if n := r.group.Dropped(); n != 0 {
+		t.Errorf("%d series over the budget", n)
 	}
 }
 

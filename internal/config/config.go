@@ -1,0 +1,197 @@
+// Package config reads slid's configuration file: YAML in, defaults filled in, and every problem of the file
+// reported at once with its place and its remedy.
+//
+// A file is read once at start, whole and bounded in size; nothing is kept open. The package knows the keys and
+// their meaning and nothing of the parts they configure: cmd/slid hands the values on.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/slid-agent/slid/internal/metric"
+)
+
+// DefaultPath is the file that Load reads when no other is named.
+const DefaultPath = "/etc/slid/slid.yaml"
+
+// The limits of intervals. Below a second the agent would cost more than it tells; an hour without a word is
+// indistinguishable from a dead host.
+const (
+	MinInterval = time.Second
+	MaxInterval = time.Hour
+)
+
+// maxSize bounds a configuration file; a hundred times what a large one needs.
+const maxSize = 1 << 20
+
+// Config is a whole configuration, defaults filled in.
+type Config struct {
+	Interval time.Duration // between two ticks, MinInterval to MaxInterval
+	Host     Host
+	Latency  Latency
+	Services []Service     // overrides of discovered names; the first that matches wins
+	Export   []Destination // empty: the file names none
+
+	disabled []disabled // what is switched off, with its place in the file
+}
+
+// Host configures the collectors of the host.
+type Host struct {
+	Disabled []string // collectors that do not run, e.g. disk
+	// Root is where the host's /proc, /sys and / are mounted, an absolute path: / on the host itself, /host in a
+	// container.
+	Root string
+}
+
+// Latency configures the kernel's latency probes.
+type Latency struct {
+	Disabled []string // probes that are not loaded, e.g. runqueue
+}
+
+// Service gives a discovered service another name.
+type Service struct {
+	Name  string // the service.name of its metrics
+	Match Match
+}
+
+// Match tells which discovered service is meant. Every field that is set must agree; at least one is.
+type Match struct {
+	Port      uint16 // the port it listens on; 0 means any
+	Unit      string // its systemd unit, e.g. nginx.service
+	Container string // the id or the start of the id of its container
+	Command   string // its program's name as in /proc/PID/comm
+}
+
+// Destination is a backend that gets metrics by OTLP over gRPC.
+type Destination struct {
+	Name     string            // unique; letters, digits, dots, dashes and underscores
+	Endpoint string            // a URL: https://host:port, or http:// for no TLS
+	Headers  map[string]string // sent with every request, e.g. credentials; the names in lower case
+	// Select lists the classes of metrics it gets, without repetition. The agent's own class is always one.
+	Select   []metric.Class
+	Interval time.Duration // between two exports; a multiple of Config.Interval
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{Interval: 10 * time.Second, Host: Host{Root: "/"}}
+}
+
+// Load reads the file at path. An empty path means DefaultPath, which need not exist; a file that is named must.
+// The error joins one *Problem for each thing that is wrong.
+func Load(path string) (Config, error) {
+	if path == "" {
+		return load(DefaultPath, true)
+	}
+	return load(path, false)
+}
+
+func load(path string, optional bool) (Config, error) {
+	data, err := readFile(path)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err != nil {
+		return Config{}, fileProblem(path, err)
+	}
+	return Parse(path, data)
+}
+
+// readFile reads at most one byte more than Parse accepts, so that an endless file costs nothing.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
+}
+
+// fileProblem explains why a file could not be read.
+func fileProblem(path string, err error) *Problem {
+	p := &Problem{File: path, What: "cannot be read", Err: err}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		p.What += ": " + pe.Err.Error()
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.Remedy = "check the path, or leave --config out to run with defaults"
+	case errors.Is(err, fs.ErrPermission):
+		p.Remedy = "make it readable for the user slid runs as"
+	default:
+		p.Remedy = "name a regular file"
+	}
+	return p
+}
+
+// Parse reads a configuration from data; name stands for the file in messages. The error joins one *Problem for
+// each thing that is wrong, in the order of the file; the Config is then not to be used.
+func Parse(name string, data []byte) (Config, error) {
+	d := &decoder{file: name}
+	c := Default()
+	if root := d.document(data); root != nil {
+		d.config(value{node: root}, &c)
+	}
+	if err := d.err(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// disabled is an entry of host.disabled or latency.disabled.
+type disabled struct {
+	latency bool // of latency.disabled
+	name    string
+	place   Problem // where it stands
+}
+
+// CheckDisabled reports the entries of host.disabled and latency.disabled that are none of the given names, as
+// Parse would: only the caller knows which collectors exist. A misspelt name would leave a collector running that
+// was meant to be off.
+func (c Config) CheckDisabled(host, latency []string) error {
+	var list []error
+	for _, e := range c.disabled {
+		known := host
+		if e.latency {
+			known = latency
+		}
+		if slices.Contains(known, e.name) {
+			continue
+		}
+		p := e.place
+		p.What = "there is no " + show(e.name) + " to disable"
+		p.Remedy = suggest(e.name, known, "known names")
+		list = append(list, &p)
+	}
+	return errors.Join(list...)
+}
+
+// document returns the root node of the only document in data, or nil if there is none.
+func (d *decoder) document(data []byte) *yaml.Node {
+	if !d.readable(data) {
+		return nil
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var first, second yaml.Node
+	if err := dec.Decode(&first); err != nil {
+		if !errors.Is(err, io.EOF) {
+			d.syntax(data, err)
+		}
+		return nil
+	}
+	switch err := dec.Decode(&second); {
+	case err == nil:
+		d.report(&second, "", "a second YAML document begins", "keep one document and remove the --- line")
+	case !errors.Is(err, io.EOF):
+		d.syntax(data, err)
+	}
+	return first.Content[0]
+}

@@ -1,0 +1,248 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/slid-agent/slid/internal/metric"
+)
+
+// exported compares what users of the package see.
+var exported = cmpopts.IgnoreUnexported(Config{})
+
+func TestValid(t *testing.T) {
+	got, err := Load("testdata/valid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	everything := []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
+	want := Config{
+		Interval: 5 * time.Second,
+		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host"},
+		Latency:  Latency{Disabled: []string{"runqueue"}},
+		Services: []Service{
+			{Name: "checkout", Match: Match{Port: 8080}},
+			{Name: `Warenkorb "neu"`, Match: Match{Unit: "cart.service", Command: "java"}},
+			{Name: "checkout", Match: Match{Container: "4c01db0b339c"}},
+		},
+		Export: []Destination{
+			{
+				Name: "slo", Endpoint: "https://slo-gateway:4317", Interval: 5 * time.Second,
+				Headers: map[string]string{"authorization": "Bearer abc", "x-tenant": "sre"},
+				Select:  []metric.Class{metric.ClassService, metric.ClassAgent},
+			},
+			{
+				Name: "capacity", Endpoint: "http://[::1]:4317/", Interval: time.Minute,
+				Select: []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassAgent},
+			},
+			{
+				Name: "all.of-it_2", Endpoint: "https://backend.example.com:443", Interval: 5 * time.Second,
+				Select: everything,
+			},
+		},
+	}
+	if diff := cmp.Diff(want, got, exported); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestInvalid(t *testing.T) {
+	files, err := filepath.Glob("testdata/invalid/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no files", err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(strings.TrimSuffix(file, ".yaml") + ".txt")
+			if err != nil {
+				t.Error(err)
+			}
+			if _, err = Parse(name, data); err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(string(want), err.Error()+"\n"); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEmptyFormsAreDefaults(t *testing.T) {
+	for _, text := range []string{
+		"", "\n", "# only a comment\n", "---\n", "{}", "\ufeff# with a byte order mark\n",
+		"host:\nlatency:\nservices:\nexport:\n", "host:\n  disabled:\n", "host: {disabled: []}\nexport: []\n",
+	} {
+		got, err := Parse("slid.yaml", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if diff := cmp.Diff(Default(), got, exported, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+func TestLoadFileThatMayBeMissing(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "slid.yaml")
+	got, err := load(missing, true)
+	if err != nil {
+		t.Errorf("default file missing: %v", err)
+	}
+	if diff := cmp.Diff(Default(), got, exported); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err = Load(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("named file missing: %v", err)
+	}
+}
+
+func TestLoadFileThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	large := filepath.Join(dir, "large.yaml")
+	if err := os.WriteFile(large, bytes.Repeat([]byte("#\n"), maxSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, path, want string }{
+		{"missing", dir + "/none.yaml", ": cannot be read: no such file or directory; check the path, or leave --config out to run with defaults"},
+		{"a directory", dir, ": cannot be read: is a directory; name a regular file"},
+		{"too large", large, ":1:1: the file is larger than 1 MiB; is it the right file?"},
+		{"endless", "/dev/zero", ":1:1: the file is larger than 1 MiB; is it the right file?"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Load(tt.path)
+			if err == nil || err.Error() != tt.path+tt.want {
+				t.Errorf("error %v, want %s%s", err, tt.path, tt.want)
+			}
+		})
+	}
+}
+
+// The tests run as root, who may read everything, so the error is made up.
+func TestUnreadableFile(t *testing.T) {
+	err := fileProblem("slid.yaml", &fs.PathError{Op: "open", Path: "slid.yaml", Err: syscall.EACCES})
+	want := "slid.yaml: cannot be read: permission denied; make it readable for the user slid runs as"
+	if err.Error() != want || !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+func TestCheckDisabled(t *testing.T) {
+	c, err := Parse("slid.yaml", []byte("host:\n  disabled: [disk, netwrok]\nlatency:\n  disabled: [disk]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "slid.yaml:2:20: host.disabled[1]: there is no netwrok to disable; did you mean network?\n" +
+		"slid.yaml:4:14: latency.disabled[0]: there is no disk to disable; known names: runqueue"
+	err = c.CheckDisabled([]string{"cpu", "disk", "network"}, []string{"runqueue"})
+	if err == nil || err.Error() != want {
+		t.Errorf("error:\n%v\nwant:\n%s", err, want)
+	}
+	if err := c.CheckDisabled([]string{"disk", "netwrok"}, []string{"disk"}); err != nil {
+		t.Errorf("known names: %v", err)
+	}
+}
+
+func TestProblemsAreBounded(t *testing.T) {
+	_, err := Parse("slid.yaml", []byte("services:\n"+strings.Repeat("- 1\n", 1000)))
+	list, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(list.Unwrap()) != maxProblems+1 {
+		t.Fatalf("not bounded: %v", err)
+	}
+	want := "slid.yaml:52:3: 950 more problems from here on; mend the others first"
+	if last := list.Unwrap()[maxProblems].Error(); last != want {
+		t.Errorf("last is %q, want %q", last, want)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0},
+		{"", "abc", 3},
+		{"interval", "interval", 0},
+		{"intervall", "interval", 1},
+		{"prot", "port", 1},
+		{"kitten", "sitting", 3},
+		{strings.Repeat("x", 1000), "port", 996},
+	} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+		if got := distance(tt.b, tt.a); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.b, tt.a, got, tt.want)
+		}
+	}
+}
+
+// place is what the message of every problem begins with.
+var place = regexp.MustCompile(`^slid\.yaml:[1-9][0-9]*(:[1-9][0-9]*)?: `)
+
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range append(files, "testdata/valid.yaml") {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("slid.yaml", data)
+		if err == nil {
+			checkSound(t, c)
+			return
+		}
+		lines := 1 + bytes.Count(data, []byte("\n"))
+		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+			p, ok := errors.AsType[*Problem](e)
+			if !ok || !place.MatchString(e.Error()) || p.Line > lines+1 || p.Remedy == "" {
+				t.Errorf("%d lines: no place or remedy in %q", lines, e)
+			}
+			if strings.ContainsFunc(e.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
+				t.Errorf("control characters in %q", e)
+			}
+		}
+	})
+}
+
+// checkSound checks what every accepted configuration promises.
+func checkSound(t *testing.T, c Config) {
+	t.Helper()
+	names := make(map[string]bool)
+	for _, dest := range c.Export {
+		if dest.Name == "" || names[dest.Name] || dest.Endpoint == "" || len(dest.Select) == 0 ||
+			dest.Interval < c.Interval || dest.Interval%c.Interval != 0 || dest.Interval > MaxInterval {
+			t.Errorf("destination %+v of interval %v", dest, c.Interval)
+		}
+		names[dest.Name] = true
+	}
+	for _, s := range c.Services {
+		if s.Name == "" || s.Match == (Match{}) {
+			t.Errorf("service %+v", s)
+		}
+	}
+	if c.Interval < MinInterval || c.Interval > MaxInterval || !filepath.IsAbs(c.Host.Root) {
+		t.Errorf("interval %v, root %q", c.Interval, c.Host.Root)
+	}
+}
