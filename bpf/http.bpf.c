@@ -23,16 +23,16 @@
 #include "hist.h"
 #include "net.h"
 
-#define HTTP_SLOTS 256 /* services at a time; slot 0 takes those that find none free */
-#define HTTP_CODES 500 /* statuses 100 to 599 */
-#define HTTP_CLASSES 5 /* 1xx to 5xx */
-#define HTTP_SAMPLE 1024 /* of so many runs one is timed by the probe itself */
-#define HTTP_CPUS 4096 /* most CPUs; user space lowers it to the machine's */
+#define HTTP_SLOTS    256  /* services at a time; slot 0 takes those that find none free */
+#define HTTP_CODES    500  /* statuses 100 to 599 */
+#define HTTP_CLASSES  5    /* 1xx to 5xx */
+#define HTTP_TIMED    256  /* of so many runs one is timed by the probe itself */
+#define HTTP_CPUS     4096 /* most CPUs; user space lowers it to the machine's */
 
-#define HEAD 16 /* bytes at the start of a message that tell what it is */
+#define HEAD          16 /* bytes at the start of a message that tell what it is */
 #define RESPONSE_HEAD 12 /* "HTTP/1.1 200" */
 #define CONTINUE_HEAD 25 /* "HTTP/1.1 100 Continue\r\n\r\n" */
-#define JOIN_TRIES 16 /* segments until a connection joined amid its life counts as opaque */
+#define JOIN_TRIES    16 /* segments until a connection joined amid its life counts as opaque */
 
 /* Only sockets of the network namespace with this inode number; 0: all. A sidecar sets it to its pod's. */
 const volatile u32 only_netns;
@@ -41,15 +41,15 @@ const volatile u32 only_netns;
 const volatile u64 quiet_ns = 1000000000;
 
 /* Where the IP header starts in the buffer. */
-#define AT_CGROUP 0
+#define AT_CGROUP    0
 #define AT_INTERFACE 14 /* behind an Ethernet header, which the loopback interface has too */
 
-#define TCX_PASS -1 /* TCX_NEXT: on to whoever is next at the interface */
+#define TCX_PASS     -1 /* TCX_NEXT: on to whoever is next at the interface */
 
 struct http_key {
 	u64 cgroup; /* id: the inode number of its directory */
-	u32 netns; /* inode number of /proc/PID/ns/net */
-	u16 port; /* local, host order */
+	u32 netns;  /* inode number of /proc/PID/ns/net */
+	u16 port;   /* local, host order */
 	u16 pad;
 };
 
@@ -57,11 +57,11 @@ struct http_service {
 	struct http_key key;
 	u32 generation; /* grows with every new owner of the slot; odd: in use */
 	u32 pad;
-	u64 http_connections; /* that carried at least one response */
+	u64 http_connections;   /* that carried at least one response */
 	u64 opaque_connections; /* that speak something else */
-	u64 aborted; /* requests whose connection ended before a response */
-	u64 unknown; /* responses and ends that cannot be attributed to a request */
-	u64 untimed; /* responses whose request was not seen: counted in codes, without duration */
+	u64 aborted;            /* requests whose connection ended before a response */
+	u64 unknown;            /* responses and ends that cannot be attributed to a request */
+	u64 untimed;            /* responses whose request was not seen: counted in codes, without duration */
 	u64 cut; /* responses that went on after they were taken as complete: their duration is too short */
 	u64 codes[HTTP_CODES];
 	struct hist first_byte;
@@ -71,58 +71,58 @@ struct http_service {
 /* Losses that belong to no service. */
 struct http_losses {
 	u64 no_storage; /* connections without state: out of memory */
-	u64 no_slot; /* connections of services over the number of slots, counted in slot 0 */
+	u64 no_slot;    /* connections of services over the number of slots, counted in slot 0 */
 };
 
 /* Runs of the programs on one CPU. The size is that of a cache line. */
 struct http_runs {
 	u64 runs;
-	u64 sampled; /* runs that timed themselves, one of HTTP_SAMPLE */
-	u64 sampled_ns; /* their time */
+	u64 timed_runs; /* runs that timed themselves, one of HTTP_TIMED */
+	u64 timed_ns;   /* their time */
 	u64 pad[5];
 };
 
 enum conn_state {
-	CONN_NEW, /* no decision yet */
-	CONN_IGNORED, /* a client, or closed */
-	CONN_OPAQUE, /* a server that speaks something else */
-	CONN_JOINED, /* a server, joined amid its life: waiting for a certain start of a request */
-	CONN_HEAD, /* the first bytes of a request, too few to tell */
-	CONN_PENDING, /* a request, no final response yet */
+	CONN_NEW,        /* no decision yet */
+	CONN_IGNORED,    /* a client, or closed */
+	CONN_OPAQUE,     /* a server that speaks something else */
+	CONN_JOINED,     /* a server, joined amid its life: waiting for a certain start of a request */
+	CONN_HEAD,       /* the first bytes of a request, too few to tell */
+	CONN_PENDING,    /* a request, no final response yet */
 	CONN_RESPONDING, /* a final response began */
-	CONN_QUIET, /* a response that was taken as complete because nothing more came for quiet_ns */
-	CONN_IDLE, /* between requests */
+	CONN_QUIET,      /* a response that was taken as complete because nothing more came for quiet_ns */
+	CONN_IDLE,       /* between requests */
 };
 
 #define CONN_COUNTED 0x01 /* the connection is counted in http_connections */
 #define CONN_UNTIMED 0x02 /* the request of the present response was not seen */
-#define CONN_BODY 0x04 /* the present request may have a body */
-#define CONN_DOUBT 0x08 /* the present request may be the rest of the previous one's body */
+#define CONN_BODY    0x04 /* the present request may have a body */
+#define CONN_DOUBT   0x08 /* the present request may be the rest of the previous one's body */
 #define CONN_CONNECT 0x10 /* the present request asks for a tunnel */
 
 struct conn {
-	u64 started; /* first byte of the request, CLOCK_MONOTONIC */
-	u64 last; /* last new byte of the response */
-	u32 state; /* enum conn_state; compare-and-swapped, as two hooks may want to close a request */
-	u32 slot; /* generation << 16 | slot */
-	u32 next_in; /* sequence number expected next from the client */
-	u32 ahead; /* end of what came out of order beyond it; 0: none */
+	u64 started;  /* first byte of the request, CLOCK_MONOTONIC */
+	u64 last;     /* last new byte of the response */
+	u32 state;    /* enum conn_state; compare-and-swapped, as two hooks may want to close a request */
+	u32 slot;     /* generation << 16 | slot */
+	u32 next_in;  /* sequence number expected next from the client */
+	u32 ahead;    /* end of what came out of order beyond it; 0: none */
 	u32 next_out; /* sequence number expected next from the server */
 	u16 status;
 	u8 flags;
 	u8 tries;
 	u8 gathered; /* bytes in head */
-	u8 sides; /* 1: next_in is set, 2: next_out is set */
+	u8 sides;    /* 1: next_in is set, 2: next_out is set */
 	u8 pad[6];
 	u8 head[2 * HEAD]; /* the start of a message; twice, for the verifier */
 };
 
 struct packet {
 	u32 seq;
-	u32 len; /* of the payload */
-	u32 off; /* of the payload in the buffer */
+	u32 len;           /* of the payload */
+	u32 off;           /* of the payload in the buffer */
 	u16 local, remote; /* ports of a segment that came in, in network order */
-	u8 flags; /* TH_* */
+	u8 flags;          /* TH_* */
 	bool v6;
 };
 
@@ -182,10 +182,10 @@ static __always_inline struct http_runs *this_cpu(void)
 	return bpf_map_lookup_elem(&http_run, &cpu);
 }
 
-/* Counts a run and starts the clock for one of HTTP_SAMPLE. Egress may be interrupted by ingress on the same CPU. */
+/* Counts a run and starts the clock for one of HTTP_TIMED. Egress may be interrupted by ingress on the same CPU. */
 static __always_inline u64 run_begins(struct http_runs *r)
 {
-	if (!r || __sync_fetch_and_add(&r->runs, 1) % HTTP_SAMPLE)
+	if (!r || __sync_fetch_and_add(&r->runs, 1) % HTTP_TIMED)
 		return 0;
 	return bpf_ktime_get_ns();
 }
@@ -194,8 +194,8 @@ static __always_inline void run_ends(struct http_runs *r, u64 began)
 {
 	if (!r || !began)
 		return;
-	__sync_fetch_and_add(&r->sampled_ns, bpf_ktime_get_ns() - began);
-	count(&r->sampled);
+	__sync_fetch_and_add(&r->timed_ns, bpf_ktime_get_ns() - began);
+	count(&r->timed_runs);
 }
 
 /* Finds sequence number, flags and payload of a TCP segment. False for everything else. */
@@ -300,7 +300,7 @@ static __noinline u32 new_slot(struct http_key *key)
 	if (!s)
 		return 0;
 	s->key = *key;
-	value = __sync_add_and_fetch(&s->generation, 1) << 16 | slot; /* in use before anybody can find it */
+	value = __sync_add_and_fetch(&s->generation, 1) << 16 | slot;     /* in use before anybody can find it */
 	if (bpf_map_update_elem(&http_slots, key, &value, BPF_NOEXIST)) { /* another CPU was first */
 		__sync_fetch_and_add(&s->generation, 1);
 		bpf_map_push_elem(&http_free, &slot, 0);
@@ -348,7 +348,11 @@ static __always_inline u32 gather(struct __sk_buff *skb, struct conn *c, struct 
 	return have + n;
 }
 
-enum match { NO, YES, MORE };
+enum match {
+	NO,
+	YES,
+	MORE
+};
 
 /* Says whether n bytes start a request line: a method in capitals, a space, and the start of a target. */
 static __always_inline enum match match_request(const u8 *h, u32 n)
@@ -379,7 +383,7 @@ static __always_inline enum match match_request(const u8 *h, u32 n)
 /* Says whether n bytes start an HTTP/1.x status line, and which status it has. */
 static __always_inline enum match match_response(const u8 *h, u32 n, u16 *status)
 {
-	const char want[] = { 'H', 'T', 'T', 'P', '/', '1', '.' };
+	const char want[] = {'H', 'T', 'T', 'P', '/', '1', '.'};
 	u32 code = 0, i;
 
 	for (i = 0; i < sizeof(want); i++) {
@@ -597,8 +601,8 @@ static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, 
 }
 
 /* The first data of a new connection comes from the client. */
-static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c,
-					  struct packet *p, struct http_key *key)
+static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c, struct packet *p,
+					  struct http_key *key)
 {
 	u32 n = gather(skb, c, p);
 	enum match m = match_request(c->head, n);
@@ -619,8 +623,7 @@ static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock
 }
 
 /* Gives a socket its state when its first data passes; decides who it is. */
-static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p,
-					   bool ingress)
+static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p, bool ingress)
 {
 	struct http_losses *losses;
 	struct tcp_sock *tp;
@@ -700,8 +703,7 @@ static __always_inline bool in_order(struct conn *c, struct packet *p)
  * request if it looks like one. TCP notes both in jiffies: when they are equal, this may also be the body of a request
  * whose start was not seen. It will be answered all the same, so it is counted, but its duration is unknown.
  */
-static __always_inline void joined_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c,
-					   struct packet *p)
+static __always_inline void joined_request(struct __sk_buff *skb, struct bpf_sock *sk, struct conn *c, struct packet *p)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	s32 since;

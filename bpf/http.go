@@ -188,8 +188,8 @@ func (h *HTTP) Counts() (c Counts) {
 	for cpu := range h.cpus {
 		if readStruct(h.runs, cpu, &r) == nil {
 			c.Runs += r.Runs
-			c.TimedRuns += r.Sampled
-			c.TimedNS += r.SampledNs
+			c.TimedRuns += r.TimedRuns
+			c.TimedNS += r.TimedNs
 		}
 	}
 	return c

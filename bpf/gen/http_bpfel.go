@@ -38,8 +38,8 @@ type HTTPHttpLosses struct {
 type HTTPHttpRuns struct {
 	_         structs.HostLayout
 	Runs      uint64
-	Sampled   uint64
-	SampledNs uint64
+	TimedRuns uint64
+	TimedNs   uint64
 	Pad       [5]uint64
 }
 

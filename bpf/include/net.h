@@ -10,11 +10,11 @@
 #include <bpf/bpf_endian.h>
 
 #define IPPROTO_HOPOPTS 0
-#define IPPROTO_TCP 6
-#define IP_OFFSET 0x1fff /* of frag_off: where in the datagram a fragment belongs */
+#define IPPROTO_TCP     6
+#define IP_OFFSET       0x1fff /* of frag_off: where in the datagram a fragment belongs */
 
-#define TH_FIN 0x01
-#define TH_RST 0x04
+#define TH_FIN          0x01
+#define TH_RST          0x04
 
 struct ip4_header {
 	u8 version_ihl; /* header length in 32-bit words below, version above */
@@ -40,7 +40,7 @@ struct tcp_header {
 	u16 source, destination;
 	u32 seq, ack;
 	u8 data_offset; /* in 32-bit words, in the upper half */
-	u8 flags; /* TH_* */
+	u8 flags;       /* TH_* */
 	u16 window;
 	u16 checksum;
 	u16 urgent;

@@ -72,7 +72,8 @@ func defaultName(id identity, port uint16) string {
 	return fmt.Sprintf("port-%d", port)
 }
 
-// resourceFor describes the service: service.name, a stable service.instance.id, who runs it, and the host.
+// resourceFor describes the service: service.name, a stable service.instance.id, who runs it, and the host with what
+// the user says of it, but not its hardware and operating system.
 func (id identity) resourceFor(host *resource.Resource) *resource.Resource {
 	attrs := []attribute.KeyValue{
 		attribute.String("service.name", id.name),
@@ -85,11 +86,15 @@ func (id identity) resourceFor(host *resource.Resource) *resource.Resource {
 		attrs = append(attrs, attribute.String("container.id", id.container))
 	}
 	for _, kv := range host.Attributes() {
-		if strings.HasPrefix(string(kv.Key), "host.") {
+		if !isHostOnly(string(kv.Key)) {
 			attrs = append(attrs, kv)
 		}
 	}
 	return resource.NewWithAttributes(host.SchemaURL(), attrs...)
+}
+
+func isHostOnly(key string) bool {
+	return strings.HasPrefix(key, "os.") || strings.HasPrefix(key, "host.cpu.") || strings.HasPrefix(key, "service.")
 }
 
 // instance returns a name-based UUID (RFC 9562, version 5 form): the same for the same service on the same host.

@@ -13,7 +13,8 @@ import (
 var (
 	container = strings.Repeat("3f2a", 16)
 	testHost  = resource.NewSchemaless(attribute.String("host.id", "h1"), attribute.String("host.name", "web-17"),
-		attribute.String("os.type", "linux"))
+		attribute.String("os.type", "linux"), attribute.String("deployment.environment.name", "prod"),
+		attribute.String("service.name", "host"))
 )
 
 func TestIdentify(t *testing.T) {
@@ -54,7 +55,7 @@ func TestResourceFor(t *testing.T) {
 	set := id.resourceFor(testHost).Set()
 	for key, want := range map[attribute.Key]string{
 		"service.name": "nginx", "systemd.unit.name": "nginx.service", "container.id": container,
-		"host.id": "h1", "host.name": "web-17", "os.type": "",
+		"host.id": "h1", "host.name": "web-17", "os.type": "", "deployment.environment.name": "prod",
 	} {
 		if got, _ := set.Value(key); got.AsString() != want {
 			t.Errorf("%s = %q, want %q", key, got.AsString(), want)

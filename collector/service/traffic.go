@@ -84,7 +84,7 @@ func NewTraffic(env collector.Env, meter *bpf.Meter, overrides []Override) (coll
 	if err := t.attach(); err != nil {
 		return nil, err
 	}
-	t.unwatch = meter.WatchCounts(trafficName, t.probe.Counts, t.probe.Programs()...)
+	t.unwatch = meter.Watch(trafficName, t.probe.Counts, t.probe.Programs()...)
 	t.declareLosses(started)
 	return t, nil
 }

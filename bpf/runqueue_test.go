@@ -1,0 +1,359 @@
+package bpf
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// loadEnv, when set, makes the test binary the load of TestRunQueueAgreesWithSchedstat.
+const loadEnv = "SLID_TEST_LOAD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(loadEnv) != "" {
+		makeLoad()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// loadThreads compete for the CPUs: half of them spin, half sleep and wake up.
+const loadThreads = 12
+
+// makeLoad runs rounds of load. A line on stdin starts a round, the next one ends it; lines on stdout say that the
+// load is ready and that a round has stopped. All threads live until stdin closes, since a thread takes its figures
+// with it.
+func makeLoad() {
+	var halt atomic.Bool
+	start, done := make([]chan struct{}, loadThreads), make(chan struct{})
+	for i := range start {
+		start[i] = make(chan struct{})
+		go loadThread(i < loadThreads/2, start[i], done, &halt)
+	}
+	in := bufio.NewScanner(os.Stdin)
+	fmt.Fprintln(os.Stdout, "ready")
+	for in.Scan() {
+		halt.Store(false)
+		for _, c := range start {
+			c <- struct{}{}
+		}
+		in.Scan()
+		halt.Store(true)
+		for range start {
+			<-done
+		}
+		fmt.Fprintln(os.Stdout, "stopped")
+	}
+}
+
+// loadThread works in each round until halt is set.
+func loadThread(spins bool, start <-chan struct{}, done chan<- struct{}, halt *atomic.Bool) {
+	runtime.LockOSThread()
+	for range start {
+		for !halt.Load() {
+			if !spins {
+				sleepTurn()
+			}
+		}
+		done <- struct{}{}
+	}
+}
+
+// sleepTurn sleeps in the kernel for a moment and works for a moment.
+func sleepTurn() {
+	ts := unix.Timespec{Nsec: 300_000}
+	_ = unix.Nanosleep(&ts, nil)
+	for end := time.Now().Add(100 * time.Microsecond); time.Now().Before(end); {
+	}
+}
+
+// A load is a running makeLoad.
+type load struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+// startLoad starts a shell that becomes the load at the first line it reads. A probe attached before that line sees
+// all threads of the load from their first moment.
+func startLoad(t *testing.T) *load {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", `read line; exec "$0"`, self)
+	// More threads that run Go than CPUs, so that the kernel has to choose; no collector threads of their own.
+	cmd.Env = append(os.Environ(), loadEnv+"=1", "GOMAXPROCS=16", "GOGC=off")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	})
+	return &load{cmd, in, bufio.NewReader(out)}
+}
+
+// say writes a line to the load.
+func (l *load) say(t *testing.T) {
+	t.Helper()
+	if _, err := io.WriteString(l.in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expect waits for a line of the load.
+func (l *load) expect(t *testing.T, want string) {
+	t.Helper()
+	line, err := l.out.ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != want {
+		t.Fatalf("load said %q (%v), want %q", line, err, want)
+	}
+}
+
+// schedstat is what /proc/PID/task/*/schedstat says of all threads together (Documentation/scheduler/sched-stats.rst).
+type schedstat struct{ waitNS, slices uint64 }
+
+func readSchedstat(t *testing.T, pid int) (sum schedstat) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no schedstat for process %d: %v", pid, err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := strings.Fields(string(text))
+		if len(f) != 3 {
+			t.Fatalf("%s: %q has not three fields", name, text)
+		}
+		sum.waitNS += parseUint(t, f[1])
+		sum.slices += parseUint(t, f[2])
+	}
+	return sum
+}
+
+func parseUint(t *testing.T, s string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// openRunQueue opens the probe or ends the test; it skips where probes may not be loaded.
+func openRunQueue(tb testing.TB, opts RunQueueOptions) *RunQueue {
+	tb.Helper()
+	requireCapabilities(tb)
+	r, err := NewRunQueue(opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { r.Close() })
+	return r
+}
+
+func (r *RunQueue) mustRead(tb testing.TB) (t RunQueueTotals) {
+	tb.Helper()
+	if err := r.Read(&t); err != nil {
+		tb.Fatal(err)
+	}
+	return t
+}
+
+// The histogram's sum and count of a process's waits are those that the scheduler itself accounts for its threads. The
+// count may fall short a little: Linux 6.18 does not call the tracepoint for one in some thousand switches, by its own
+// counter of them (ctxt in /proc/stat). Such a wait is part of the task's next one, so the sum holds all the same.
+func TestRunQueueAgreesWithSchedstat(t *testing.T) {
+	requireCapabilities(t)
+	l := startLoad(t)
+	r := openRunQueue(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)})
+	l.say(t)
+	l.expect(t, "ready")
+
+	totals0, stat0 := l.settled(t, r)
+	l.round(t, r, 10000)
+	totals1, stat1 := l.settled(t, r)
+
+	waits, waitNS := totals1.Wait.Count()-totals0.Wait.Count(), totals1.Wait.SumNS-totals0.Wait.SumNS
+	unmatched := totals1.Unmatched - totals0.Unmatched
+	slices, slicesNS := stat1.slices-stat0.slices, stat1.waitNS-stat0.waitNS
+	t.Logf("schedstat: %d ns in %d slices; probe: %d ns in %d waits, %d unmatched",
+		slicesNS, slices, waitNS, waits, unmatched)
+	if totals1.Discarded != 0 {
+		t.Errorf("%d waits of negative length", totals1.Discarded)
+	}
+	if !within(waits, slices, 0.01) {
+		t.Errorf("%d waits, the scheduler counted %d", waits, slices)
+	}
+	if !within(waitNS, slicesNS, 0.01) {
+		t.Errorf("sum of waits %d ns, the scheduler counted %d ns", waitNS, slicesNS)
+	}
+}
+
+// round runs the load until the probe has recorded n more waits.
+func (l *load) round(t *testing.T, r *RunQueue, n uint64) {
+	t.Helper()
+	before := r.mustRead(t)
+	l.say(t)
+	awaitCount(t, r, before.Wait.Count()+n)
+	l.say(t)
+	l.expect(t, "stopped")
+}
+
+// settled waits until the load's threads sleep, and returns the totals of both sides at that time.
+func (l *load) settled(t *testing.T, r *RunQueue) (totals RunQueueTotals, stat schedstat) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		stat, totals = readSchedstat(t, l.cmd.Process.Pid), r.mustRead(t)
+		time.Sleep(20 * time.Millisecond)
+		if stat == readSchedstat(t, l.cmd.Process.Pid) && totals.Wait == r.mustRead(t).Wait {
+			return totals, stat
+		}
+	}
+	t.Fatal("the load does not come to rest")
+	return totals, stat
+}
+
+// awaitCount waits until the probe has recorded n waits.
+func awaitCount(t *testing.T, r *RunQueue, n uint64) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		totals := r.mustRead(t)
+		if totals.Wait.Count() >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d waits in 30 s", totals.Wait.Count())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// within says whether got differs from want by at most the given part of it.
+func within(got, want uint64, part float64) bool {
+	d := float64(got) - float64(want)
+	return max(d, -d) <= part*float64(want)
+}
+
+// Without a filter the probe sees the whole host.
+func TestRunQueueSeesHost(t *testing.T) {
+	r := openRunQueue(t, RunQueueOptions{})
+	awaitCount(t, r, 100)
+	totals := r.mustRead(t)
+	if totals.Runs < totals.Wait.Count()+totals.Unmatched+totals.Discarded {
+		t.Errorf("%d runs gave %d waits", totals.Runs, totals.Wait.Count())
+	}
+	if totals.Wait.SumNS == 0 || totals.Discarded > totals.Runs/1000 {
+		t.Errorf("sum %d ns, %d of %d waits discarded", totals.Wait.SumNS, totals.Discarded, totals.Runs)
+	}
+}
+
+func TestRunQueueReadAllocatesNothing(t *testing.T) {
+	r := openRunQueue(t, RunQueueOptions{})
+	var totals RunQueueTotals
+	if n := testing.AllocsPerRun(100, func() { _ = r.Read(&totals) }); n != 0 {
+		t.Errorf("Read allocates %v times", n)
+	}
+}
+
+func BenchmarkRunQueueRead(b *testing.B) {
+	r := openRunQueue(b, RunQueueOptions{})
+	var totals RunQueueTotals
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.Read(&totals); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRunQueueSwitch reports the kernel's own figure for one run of the program (bpf statistics), and the figure
+// of the program itself, while two threads of one CPU wake each other up.
+func BenchmarkRunQueueSwitch(b *testing.B) {
+	r := openRunQueue(b, RunQueueOptions{})
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Skip("bpf statistics:", err)
+	}
+	defer stats.Close()
+	before := r.mustRead(b)
+	pingPong(b)
+	after := r.mustRead(b)
+	s, err := r.Programs()[0].Stats()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(s.Runtime.Nanoseconds())/float64(s.RunCount), "ns/run")
+	if n := after.TimedRuns - before.TimedRuns; n > 0 {
+		b.ReportMetric(float64(after.TimedNS-before.TimedNS)/float64(n), "ns/timed-run")
+	}
+}
+
+// pingPong passes a byte between two threads through pipes, b.N times. Both run on CPU 0, so that every switch goes
+// from one to the other and hardly any to the idle task.
+func pingPong(b *testing.B) {
+	var there, back [2]int
+	if err := unix.Pipe(there[:]); err != nil {
+		b.Fatal(err)
+	}
+	if err := unix.Pipe(back[:]); err != nil {
+		b.Fatal(err)
+	}
+	go func() {
+		pin(b)
+		var buf [1]byte
+		for {
+			if n, _ := unix.Read(there[0], buf[:]); n != 1 {
+				return
+			}
+			_, _ = unix.Write(back[1], buf[:])
+		}
+	}()
+	pin(b)
+	var buf [1]byte
+	for b.Loop() {
+		_, _ = unix.Write(there[1], buf[:])
+		_, _ = unix.Read(back[0], buf[:])
+	}
+	for _, fd := range append(there[:], back[:]...) {
+		unix.Close(fd)
+	}
+}
+
+// pin keeps the goroutine on CPU 0, on a thread that ends with it.
+func pin(tb testing.TB) {
+	runtime.LockOSThread()
+	var cpu unix.CPUSet
+	cpu.Set(0)
+	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+		tb.Error(err)
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/exporter/text"
+	"github.com/slid-agent/slid/internal/config"
+	"github.com/slid-agent/slid/internal/pipeline"
+	"github.com/slid-agent/slid/internal/verdict"
+)
+
+// doctorReport is the JSON of slid doctor.
+type doctorReport struct {
+	SchemaVersion int               `json:"schema_version"`
+	Version       string            `json:"version"`
+	Host          string            `json:"host"`
+	Kernel        string            `json:"kernel"`
+	BTF           bool              `json:"btf"`    // the kernel describes its types, which every probe needs
+	Cgroup        string            `json:"cgroup"` // mount of the cgroup2 tree; "" if there is none
+	UID           int               `json:"uid"`
+	Capabilities  []string          `json:"capabilities"` // effective; of those slid can use
+	Lacking       []string          `json:"lacking"`      // the others of those
+	Sources       []verdict.Verdict `json:"sources"`
+}
+
+func doctorCommand() command {
+	return command{
+		name: "doctor", summary: "say what slid can and cannot see here, and why",
+		about: `Opens every collector and kernel probe as slid run would, tries each once and says how it fares: active,
+degraded or unavailable, by which hook, for what reason, and what would help. It runs with the
+privileges of whoever calls it: call it as the user slid runs as to see what that one may.
+It exits 0 whatever it finds.`,
+		setup: func(flags *flag.FlagSet) action {
+			asJSON := choose(flags, "o", "print as `FORMAT`", []option[bool]{{"table", false}, {"json", true}})
+			path := flags.String("config", "", "read `FILE` (default "+config.DefaultPath+", if it exists)")
+			return func(ctx context.Context, t terminal, _ []string) error { return doctor(ctx, t, *path, *asJSON) }
+		},
+	}
+}
+
+func doctor(ctx context.Context, t terminal, path string, asJSON bool) error {
+	c, unread, err := lenientConfig(path)
+	if err != nil {
+		return err
+	}
+	if unread {
+		fmt.Fprintf(t.stderr, "slid: not allowed to read %s: looking with defaults\n", config.DefaultPath)
+	}
+	report := examine(ctx, c, t)
+	if asJSON {
+		return printJSON(t.stdout, report)
+	}
+	return report.print(t.stdout)
+}
+
+// examine opens every collector, runs it once and asks how it fares.
+func examine(ctx context.Context, c config.Config, t terminal) doctorReport {
+	log := t.quiet()
+	parts := open(ctx, c, log, func() {})
+	p := pipeline.New(parts.options(pipeline.DefaultInterval, log))
+	p.Start(ctx)
+	p.Collect(ctx, time.Now())
+	r := describeMachine(environment(c, log))
+	r.Host = attributeOf(parts.host, "host.name")
+	r.Sources = append(p.Verdicts(), parts.disabled...)
+	verdict.Sort(r.Sources)
+
+	last, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := errors.Join(p.Shutdown(last), parts.close()); err != nil {
+		fmt.Fprintln(t.stderr, "slid:", err)
+	}
+	return r
+}
+
+// describeMachine returns what decides which probes can work.
+func describeMachine(env collector.Env) doctorReport {
+	r := doctorReport{
+		SchemaVersion: text.SchemaVersion, Version: version, Cgroup: env.Cgroup, UID: os.Geteuid(),
+		Capabilities: []string{}, Lacking: []string{},
+	}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		r.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	_, err := os.Stat("/sys/kernel/btf/vmlinux")
+	r.BTF = err == nil
+	effective := effectiveCapabilities()
+	for _, c := range usefulCapabilities {
+		if effective&(1<<c.bit) != 0 {
+			r.Capabilities = append(r.Capabilities, c.name)
+		} else {
+			r.Lacking = append(r.Lacking, c.name)
+		}
+	}
+	return r
+}
+
+// usefulCapabilities are those that the systemd unit grants.
+var usefulCapabilities = []struct {
+	name string
+	bit  uint
+}{
+	{"CAP_BPF", unix.CAP_BPF},
+	{"CAP_PERFMON", unix.CAP_PERFMON},
+	{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN},
+	{"CAP_SYS_PTRACE", unix.CAP_SYS_PTRACE},
+	{"CAP_DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH},
+}
+
+// effectiveCapabilities returns the capabilities of the process as a set of bits (capget(2)).
+func effectiveCapabilities() uint64 {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return 0
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
+}
+
+// print writes the report for people.
+func (r doctorReport) print(w io.Writer) error {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "%-13s %s\n", name, value) }
+	line("slid", r.Version)
+	line("host", r.Host)
+	line("kernel", r.Kernel)
+	line("type info", map[bool]string{true: "yes (BTF)", false: "no: the kernel lacks BTF, no probe can be loaded"}[r.BTF])
+	line("cgroup2", orElse(r.Cgroup, "none: service traffic cannot be counted"))
+	line("uid", fmt.Sprint(r.UID))
+	line("capabilities", orElse(strings.Join(r.Capabilities, " "), "none of those slid can use"))
+	if len(r.Lacking) > 0 {
+		line("lacking", strings.Join(r.Lacking, " "))
+	}
+	b.WriteString("\n")
+	r.printSources(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printSources writes a line per source, and below it why it is not active.
+func (r doctorReport) printSources(b *strings.Builder) {
+	nameWidth := 0
+	for _, v := range r.Sources {
+		nameWidth = max(nameWidth, len(v.Name))
+	}
+	indent := strings.Repeat(" ", nameWidth+2)
+	count := map[verdict.State]int{}
+	for _, v := range r.Sources {
+		count[v.State]++
+		fmt.Fprintln(b, strings.TrimRight(fmt.Sprintf("%-*s  %-11s  %s", nameWidth, v.Name, v.State, v.Hook), " "))
+		if v.Reason != "" {
+			fmt.Fprintln(b, indent+v.Reason)
+		}
+		if v.Missing != "" {
+			fmt.Fprintln(b, indent+"needs "+v.Missing)
+		}
+	}
+	fmt.Fprintf(b, "\n%d active, %d degraded, %d unavailable\n",
+		count[verdict.Active], count[verdict.Degraded], count[verdict.Unavailable])
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

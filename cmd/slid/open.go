@@ -1,0 +1,176 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/sdk/resource"
+
+	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/host"
+	"github.com/slid-agent/slid/internal/cgroup"
+	"github.com/slid-agent/slid/internal/config"
+	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/pipeline"
+	"github.com/slid-agent/slid/internal/verdict"
+)
+
+// parts is what run, sli and doctor have in common: the opened collectors and what they share. The collectors go to a
+// pipeline, which closes them; close does the rest.
+type parts struct {
+	registry *metric.Registry
+	host     *resource.Resource
+	agent    *resource.Resource
+	meter    *bpf.Meter
+
+	collectors  []pipeline.Collector
+	unavailable []verdict.Verdict // what this machine has not or does not allow
+	disabled    []verdict.Verdict // what the configuration switches off
+}
+
+// open finds out about the host and opens every collector that is not disabled. What cannot be opened gets a verdict
+// and is left out. progress is called before each collector: loading a probe takes up to a second.
+func open(ctx context.Context, c config.Config, log *slog.Logger, progress func()) *parts {
+	env := environment(c, log)
+	facts, err := host.Facts(env.Root, env.Proc)
+	if err != nil {
+		log.Warn("host is described in part only", "error", err)
+	}
+	p := &parts{
+		registry: metric.NewRegistry(instrumentation.Scope{Name: "github.com/slid-agent/slid", Version: version}),
+		host:     describeHost(ctx, facts.Resource, log),
+		meter:    bpf.NewMeter(),
+	}
+	p.agent = describeAgent(p.host)
+	env.Host, env.Boot = p.host, facts.Boot
+	for _, f := range collectors(p.meter, overrides(c)) {
+		if ctx.Err() != nil {
+			break
+		}
+		progress()
+		if key := disabledKey(c, f.Name); key != "" {
+			p.disabled = append(p.disabled, verdict.Verdict{
+				Name: f.Name, State: verdict.Unavailable, Reason: "switched off by " + key + " in the configuration",
+			})
+			continue
+		}
+		p.open(f, env)
+	}
+	debug.FreeOSMemory() // the kernel's types took megabytes and are not needed any more
+	return p
+}
+
+// open opens one collector.
+func (p *parts) open(f collector.Factory, env collector.Env) {
+	env.Metrics = p.registry.Group(f.Name, f.Class, f.Budget)
+	if f.Class == metric.ClassAgent {
+		env.Host = p.agent // what slid says of itself belongs to itself
+	}
+	env.Log = env.Log.With("collector", f.Name)
+	c, err := f.New(env)
+	if err != nil {
+		v := verdict.FromError(f.Name, err)
+		env.Log.Warn("collector is unavailable", "reason", v.Reason, "missing", v.Missing)
+		p.unavailable = append(p.unavailable, v)
+		return
+	}
+	p.collectors = append(p.collectors, pipeline.Collector{Name: f.Name, Lane: f.Lane, Group: env.Metrics, Collector: c})
+}
+
+// environment returns where the host's files are seen. A sidecar may have nothing of the host's below root but the
+// cgroup2 tree; for the rest it has its own, which are its pod's.
+func environment(c config.Config, log *slog.Logger) collector.Env {
+	root := c.Host.Root
+	mount, err := cgroup.Mount(root)
+	if err != nil {
+		log.Warn("sockets cannot be told apart by cgroup", "error", err)
+	}
+	return collector.Env{
+		Root: root, Proc: mounted(root, "proc", "self"), Sys: mounted(root, "sys", "kernel"), Cgroup: mount, Log: log,
+	}
+}
+
+// mounted returns the folder of a kernel file system below root, or slid's own if root lacks it, which the missing
+// entry shows.
+func mounted(root, name, entry string) string {
+	folder := filepath.Join(root, name)
+	if _, err := os.Lstat(filepath.Join(folder, entry)); err != nil {
+		return filepath.Join("/", name)
+	}
+	return folder
+}
+
+// describeHost returns the resource of the host: its facts and OTEL_RESOURCE_ATTRIBUTES; where both name an attribute,
+// the user's word counts. The service attributes make the job and the instance of its series in Prometheus, without
+// which those of several hosts would be the same.
+func describeHost(ctx context.Context, facts *resource.Resource, log *slog.Logger) *resource.Resource {
+	users, err := resource.New(ctx, resource.WithFromEnv())
+	if err != nil {
+		log.Warn("OTEL_RESOURCE_ATTRIBUTES is used in part only", "error", err)
+	}
+	attrs := facts.Attributes()
+	for _, kv := range users.Attributes() {
+		if !isService(kv) { // the host is not the service that the user speaks of
+			attrs = append(attrs, kv)
+		}
+	}
+	instance := cmp.Or(attributeOf(facts, "host.id"), attributeOf(facts, "host.name"))
+	attrs = append(attrs, attribute.String("service.name", "host"), attribute.String("service.instance.id", instance))
+	return resource.NewSchemaless(attrs...)
+}
+
+func isService(kv attribute.KeyValue) bool { return strings.HasPrefix(string(kv.Key), "service.") }
+
+// describeAgent returns the resource of slid itself: a service on the host.
+func describeAgent(on *resource.Resource) *resource.Resource {
+	attrs := []attribute.KeyValue{
+		attribute.String("service.name", "slid"),
+		attribute.String("service.version", version),
+		attribute.String("service.instance.id", instanceID(on)),
+	}
+	for _, kv := range on.Attributes() {
+		if key := string(kv.Key); !isService(kv) && !strings.HasPrefix(key, "os.") && !strings.HasPrefix(key, "host.cpu.") {
+			attrs = append(attrs, kv)
+		}
+	}
+	return resource.NewSchemaless(attrs...)
+}
+
+// instanceID tells agents apart and stays the same when one is started again: the host's id, and the name of the
+// container if slid runs in one.
+func instanceID(on *resource.Resource) string {
+	id := attributeOf(on, "host.id")
+	hostName, _ := os.Hostname()
+	if id == "" {
+		return hostName
+	}
+	if hostName != attributeOf(on, "host.name") {
+		id += "/" + hostName
+	}
+	return id
+}
+
+func attributeOf(r *resource.Resource, key attribute.Key) string {
+	v, _ := r.Set().Value(key)
+	return v.AsString()
+}
+
+// close ends what the collectors shared. Call it after their pipeline has shut down.
+func (p *parts) close() error { return p.meter.Close() }
+
+// options returns what any pipeline over the parts needs.
+func (p *parts) options(interval time.Duration, log *slog.Logger) pipeline.Options {
+	return pipeline.Options{
+		Interval: interval, Registry: p.registry, Collectors: p.collectors, Unavailable: p.unavailable,
+		Agent: p.agent, Log: log,
+	}
+}

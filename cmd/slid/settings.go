@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/slid-agent/slid/collector/service"
+	"github.com/slid-agent/slid/internal/config"
+)
+
+// A configError is a configuration that cannot be used. Its text is one line per problem, each with file and line.
+type configError struct{ err error }
+
+func (e *configError) Error() string { return e.err.Error() }
+func (e *configError) Unwrap() error { return e.err }
+
+// loadConfig reads the configuration file, or the default one where that exists if path is empty.
+func loadConfig(path string) (config.Config, error) {
+	c, err := config.Load(path)
+	if err == nil {
+		var hostNames, latencyNames []string
+		for _, f := range collectors(nil, nil) {
+			if area, name, _ := strings.Cut(f.Name, "/"); area == "host" {
+				hostNames = append(hostNames, name)
+			} else if area == "latency" {
+				latencyNames = append(latencyNames, name)
+			}
+		}
+		err = c.CheckDisabled(hostNames, latencyNames)
+	}
+	if err != nil {
+		return config.Config{}, &configError{err}
+	}
+	return c, nil
+}
+
+// lenientConfig is loadConfig for commands that anybody may run: a default file that only the service's user may read
+// counts as none. unread then says so.
+func lenientConfig(path string) (c config.Config, unread bool, err error) {
+	c, err = loadConfig(path)
+	if path == "" && errors.Is(err, fs.ErrPermission) {
+		return config.Default(), true, nil
+	}
+	return c, false, err
+}
+
+// disabledKey returns the configuration key that switches the collector off, or "" if none does.
+func disabledKey(c config.Config, collector string) string {
+	area, name, _ := strings.Cut(collector, "/")
+	list := map[string][]string{"host": c.Host.Disabled, "latency": c.Latency.Disabled}[area]
+	if !slices.Contains(list, name) {
+		return ""
+	}
+	return area + ".disabled"
+}
+
+// overrides returns the names that the configuration gives to services.
+func overrides(c config.Config) []service.Override {
+	var list []service.Override
+	for _, s := range c.Services {
+		list = append(list, service.Override{
+			Name: s.Name, Port: s.Match.Port, Unit: s.Match.Unit, Container: s.Match.Container, Command: s.Match.Command,
+		})
+	}
+	return list
+}

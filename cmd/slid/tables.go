@@ -1,0 +1,55 @@
+package main
+
+import (
+	"github.com/cilium/ebpf"
+
+	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/bpf/gen"
+	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/host"
+	"github.com/slid-agent/slid/collector/latency"
+	"github.com/slid-agent/slid/collector/service"
+	"github.com/slid-agent/slid/exporter/text"
+	"github.com/slid-agent/slid/internal/metric"
+)
+
+// collectors returns the list of all collectors, one line each. They are opened in this order. Budgets are generous
+// multiples of what a large host needs; what goes over one is counted in slid.series.dropped.
+func collectors(meter *bpf.Meter, overrides []service.Override) []collector.Factory {
+	return []collector.Factory{
+		{Name: "host/cpu", Class: metric.ClassHost, Budget: 100, New: host.NewCPU},
+		{Name: "host/memory", Class: metric.ClassHost, Budget: 50, New: host.NewMemory},
+		{Name: "host/disk", Class: metric.ClassHost, Budget: 2000, New: host.NewDisk},
+		{Name: "host/network", Class: metric.ClassHost, Budget: 2000, New: host.NewNetwork},
+		{Name: "host/pressure", Class: metric.ClassHost, Budget: 20, New: host.NewPressure},
+		{Name: "latency/runqueue", Class: metric.ClassLatency, Budget: 20, New: metered(latency.NewRunQueue, meter)},
+		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(meter, overrides)},
+		// Last, so that it counts the programs of all others.
+		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 100, New: metered(latency.NewCost, meter)},
+	}
+}
+
+// formats returns the list of the forms in which slid sli prints, the default first.
+func formats() []option[text.Format] {
+	return []option[text.Format]{
+		{"table", text.Table},
+		{"json", text.JSON},
+		{"ndjson", text.NDJSON},
+		{"openmetrics", text.OpenMetrics},
+	}
+}
+
+// objects returns the list of the kernel objects in the binary.
+func objects() []func() (*ebpf.CollectionSpec, error) {
+	return []func() (*ebpf.CollectionSpec, error){gen.LoadRunqueue, gen.LoadHTTP}
+}
+
+type constructor = func(collector.Env) (collector.Collector, error)
+
+func metered(open func(collector.Env, *bpf.Meter) (collector.Collector, error), meter *bpf.Meter) constructor {
+	return func(env collector.Env) (collector.Collector, error) { return open(env, meter) }
+}
+
+func traffic(meter *bpf.Meter, overrides []service.Override) constructor {
+	return func(env collector.Env) (collector.Collector, error) { return service.NewTraffic(env, meter, overrides) }
+}

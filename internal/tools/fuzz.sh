@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# fuzz.sh [SECONDS]
+#
+# Fuzzes every target of the repo, for SECONDS in all (60 if not given), at least one and at most ten for each.
+# shellcheck source-path=SCRIPTDIR source=env.sh
+. "$(dirname "$0")/env.sh"
+
+# go test -list prints the names of a package's targets and then "ok  package  time".
+targets=$(go test -list '^Fuzz' ./... | awk '
+	/^Fuzz/ { names[++n] = $1 }
+	$1 == "ok" { for (i = 1; i <= n; i++) print $2, names[i]; n = 0 }')
+[[ -n $targets ]] || { echo "no fuzz targets" && exit 0; }
+
+each=$((${1:-60} / $(wc -l <<<"$targets")))
+each=$((each < 1 ? 1 : each > 10 ? 10 : each))
+while read -r package target; do
+	echo "$target (${package#*/*/*/}) for ${each}s"
+	output=$(go test -run '^$' -fuzz "^$target\$" -fuzztime "${each}s" "$package" 2>&1) || {
+		printf '%s\n' "$output"
+		exit 1
+	}
+done <<<"$targets"
