@@ -85,7 +85,7 @@ func countOf(tb testing.TB, h *HTTP, port int) counted {
 }
 
 func (c *counted) add(s *HTTPService) {
-	for i, n := range s.Codes {
+	for i, n := range &s.Codes {
 		if n != 0 {
 			c.Codes[HTTPFirstStatus+i] += n
 		}
@@ -106,7 +106,7 @@ func (c *counted) add(s *HTTPService) {
 
 func observations(h *HTTPHist) uint64 {
 	n := h.Zero
-	for _, b := range h.Buckets {
+	for _, b := range &h.Buckets {
 		n += b
 	}
 	return n

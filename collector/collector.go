@@ -45,6 +45,7 @@ type Env struct {
 // A Lane is how often a collector runs.
 type Lane uint8
 
+// The lanes.
 const (
 	Core  Lane = iota // once before each export
 	Burst             // several times a second, for distributions inside the interval

@@ -21,8 +21,15 @@ func coreFiles() []struct {
 		path string
 		many bool
 	}{
-		{"stat", false}, {"loadavg", false}, {"meminfo", false}, {"diskstats", true}, {"1/net/dev", true},
-		{"pressure/cpu", false}, {"pressure/memory", false}, {"pressure/io", false}, {"pressure/irq", false},
+		{"stat", false},
+		{"loadavg", false},
+		{"meminfo", false},
+		{"diskstats", true},
+		{"1/net/dev", true},
+		{"pressure/cpu", false},
+		{"pressure/memory", false},
+		{"pressure/io", false},
+		{"pressure/irq", false},
 	}
 }
 

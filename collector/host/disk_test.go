@@ -57,9 +57,16 @@ func TestPartitionOf(t *testing.T) {
 		disk, name string
 		want       bool
 	}{
-		{"sda", "sda1", true}, {"sda", "sdaa", false}, {"nvme0n1", "nvme0n1p12", true}, {"nvme0n1", "nvme0n12", false},
-		{"dm-1", "dm-10", false}, {"mmcblk0", "mmcblk0boot0", false}, {"sda", "sda", false}, {"", "1", false},
-		{"md0", "md0p", false}, {"xvda", "xvdb1", false},
+		{"sda", "sda1", true},
+		{"sda", "sdaa", false},
+		{"nvme0n1", "nvme0n1p12", true},
+		{"nvme0n1", "nvme0n12", false},
+		{"dm-1", "dm-10", false},
+		{"mmcblk0", "mmcblk0boot0", false},
+		{"sda", "sda", false},
+		{"", "1", false},
+		{"md0", "md0p", false},
+		{"xvda", "xvdb1", false},
 	} {
 		if got := partitionOf(c.disk, c.name); got != c.want {
 			t.Errorf("partitionOf(%q, %q) = %v", c.disk, c.name, got)
@@ -86,7 +93,11 @@ func TestDiskTimesFillTheir32Bits(t *testing.T) {
 
 func TestMilliseconds(t *testing.T) {
 	for _, c := range []struct{ before, now, want uint64 }{
-		{0, 5, 5}, {5, 5, 5}, {7, 9, 9}, {math.MaxUint32, 0, 1 << 32}, {math.MaxUint32 - 9, 10, 1<<32 + 10},
+		{0, 5, 5},
+		{5, 5, 5},
+		{7, 9, 9},
+		{math.MaxUint32, 0, 1 << 32},
+		{math.MaxUint32 - 9, 10, 1<<32 + 10},
 		{1000, 990, 1000},       // an estimate that steps back
 		{1 << 20, 3, 1 << 20},   // far from a full turn
 		{1 << 40, 5, 1 << 40},   // never had 32 bits
@@ -151,9 +162,9 @@ func TestDiskComesAndGoes(t *testing.T) {
 	r := start(t, copyOf(t, treeServer), NewDisk)
 	before := r.must()
 	whole := r.file("proc/diskstats")
-	i := strings.Index(whole, " 259       0 nvme0n1")
-	j := strings.Index(whole, " 253       0 dm-0")
-	r.write("proc/diskstats", whole[:i]+whole[j:])
+	above, _, _ := strings.Cut(whole, " 259       0 nvme0n1")
+	_, below, _ := strings.Cut(whole, " 253       0 dm-0")
+	r.write("proc/diskstats", above+" 253       0 dm-0"+below)
 	p := r.must()
 	p.without(t, "nvme0n1")
 	if len(p) != len(before)-10 || r.env.Metrics.Live() != len(p) {

@@ -103,7 +103,7 @@ func (m *milliseconds) advance(now uint64) uint64 {
 // partitionOf says whether a device is a partition of the disk that stands above it in the file, by the way the
 // kernel names them: sda and sda1, nvme0n1 and nvme0n1p1. It is for when /sys cannot be asked.
 func partitionOf(disk, name string) bool {
-	if len(disk) == 0 || len(name) <= len(disk) || name[:len(disk)] != disk {
+	if disk == "" || len(name) <= len(disk) || name[:len(disk)] != disk {
 		return false
 	}
 	number := name[len(disk):]

@@ -16,7 +16,7 @@ func factsOf(t *testing.T, info Info) map[string]string {
 	t.Helper()
 	facts := map[string]string{}
 	for _, kv := range info.Resource.Attributes() {
-		facts[string(kv.Key)] = kv.Value.Emit()
+		facts[string(kv.Key)] = kv.Value.String()
 	}
 	return facts
 }

@@ -211,7 +211,7 @@ func addPoints[N int64 | float64](p points, name string, list []metricdata.DataP
 	for _, d := range list {
 		var values []string
 		for _, kv := range d.Attributes.ToSlice() {
-			values = append(values, kv.Value.Emit())
+			values = append(values, kv.Value.String())
 		}
 		key := name
 		if values != nil {

@@ -25,7 +25,7 @@ type round struct {
 // BenchmarkHTTPCost measures what the probe adds to nginx's smallest response, served over loopback to wrk: both ends
 // pass the probe, so each request runs it four times. Rounds of one second come in pairs, with the probe and without,
 // in random order within the pair; the figures are the median of the differences and its 95 % bootstrap interval.
-// Run it as: go test -run '^$' -bench HTTPCost -benchtime 40x ./collector/service
+// With "-bench HTTPCost -benchtime 40x" it takes two minutes.
 func BenchmarkHTTPCost(b *testing.B) {
 	testneed.Root(b, "to load BPF programs")
 	n := startNginx(b, false)

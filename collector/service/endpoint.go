@@ -139,7 +139,7 @@ func (e *served) read(probe *bpf.HTTP, scratch *bpf.HTTPService) error {
 // store brings the sum into the registers. It allocates only when a status or class occurs for the first time.
 func (e *served) store(now time.Time) {
 	t := &e.total
-	for i, n := range t.Codes {
+	for i, n := range &t.Codes {
 		if n != 0 && e.codes[i] == nil {
 			e.codes[i] = e.families.responses.With(e.entity, e.port, statusKey.Int(bpf.HTTPFirstStatus+i))
 		}
@@ -168,7 +168,7 @@ func (e *served) store(now time.Time) {
 // cover computes the coverage of the interval. Without requests it stays what it was.
 func (e *served) cover() {
 	known := e.total.Aborted
-	for _, n := range e.total.Codes {
+	for _, n := range &e.total.Codes {
 		known += n
 	}
 	seen := known + e.total.Unknown
@@ -199,7 +199,7 @@ func addService(sum, s *bpf.HTTPService) {
 	sum.Unknown += s.Unknown
 	sum.Untimed += s.Untimed
 	sum.Cut += s.Cut
-	for i, n := range s.Codes {
+	for i, n := range &s.Codes {
 		sum.Codes[i] += n
 	}
 	addHist(&sum.FirstByte, &s.FirstByte)
@@ -212,14 +212,14 @@ func addHist(sum, h *bpf.HTTPHist) {
 	sum.Zero += h.Zero
 	sum.Overflow += h.Overflow
 	sum.SumNs += h.SumNs
-	for i, n := range h.Buckets {
+	for i, n := range &h.Buckets {
 		sum.Buckets[i] += n
 	}
 }
 
 func count(h *bpf.HTTPHist) uint64 {
 	n := h.Zero
-	for _, b := range h.Buckets {
+	for _, b := range &h.Buckets {
 		n += b
 	}
 	return n

@@ -54,7 +54,7 @@ func TestFindListeners(t *testing.T) {
 		if err != nil {
 			t.Skipf("needs the address %s: %v", address, err)
 		}
-		defer l.Close()
+		t.Cleanup(func() { l.Close() })
 		wanted = append(wanted, endpoint{netns, uint16(l.Addr().(*net.TCPAddr).Port)})
 	}
 	nobody := endpoint{netns, 1}

@@ -302,7 +302,7 @@ func (t *Traffic) isIdle(i int, now time.Time, idle time.Duration) bool {
 		return false
 	}
 	n := t.scratch.HttpConnections + t.scratch.OpaqueConnections
-	for _, c := range t.scratch.Codes {
+	for _, c := range &t.scratch.Codes {
 		n += c
 	}
 	if n != s.activity {

@@ -195,7 +195,7 @@ http {
 		_ = cmd.Wait()
 	})
 	n.pid = cmd.Process.Pid
-	waitForPort(tb, n.port, func() string { return stderr.String() })
+	waitForPort(tb, n.port, stderr.String)
 	return n
 }
 

@@ -16,11 +16,11 @@ var (
 // Line cuts the first line off b and returns it without its newline. The kernel ends every line, so ok is false
 // when none is left or the last one is cut short; rest then holds what was left of b.
 func Line(b []byte) (line, rest []byte, ok bool) {
-	i := bytes.IndexByte(b, '\n')
-	if i < 0 {
+	line, rest, ok = bytes.Cut(b, []byte{'\n'})
+	if !ok {
 		return nil, b, false
 	}
-	return b[:i], b[i+1:], true
+	return line, rest, true
 }
 
 // Field cuts the first field off a line: what stands between blanks or tabs. At the end of the line it is empty.

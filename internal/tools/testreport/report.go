@@ -121,9 +121,11 @@ func (r *report) packageEvent(e event) {
 	case "fail":
 		r.failed = true
 		r.failUnfinished(e.Package)
-		fallthrough
-	case "pass", "skip":
 		r.print(key)
+	case "pass":
+		r.print(key)
+	case "skip": // a package without tests
+		delete(r.output, key)
 	}
 }
 

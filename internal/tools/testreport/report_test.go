@@ -59,6 +59,10 @@ func TestReport(t *testing.T) {
 		},
 		{"died", died, "-", "=== RUN   TestHang\npanic: test timed out\nFAIL\texample/p\t9s\n", "tests failed"},
 		{"unbuilt", unbuilt, "-", "p_test.go:3: undefined: x\nFAIL\texample/p [build failed]\n", "tests failed"},
+		{
+			"no tests", `{"Action":"output","Package":"example/p","Output":"?   \texample/p\t[no test files]\n"}
+{"Action":"skip","Package":"example/p","Elapsed":0}`, "-", "", "",
+		},
 		{"no event", "go: no such module\n", "-", "go: no such module\n", ""},
 		{"skip allowed", events + passed, "# machines\np.TestSkip: no root here\n", skipLine + "ok  \texample/p\t0.003s\n", ""},
 		{
