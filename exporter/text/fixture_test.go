@@ -55,6 +55,7 @@ func newLab(t testing.TB, o Options) *lab {
 	l.service = l.registry.Group("service/traffic", metric.ClassService, 10000)
 	l.agent = l.registry.Group("slid", metric.ClassAgent, 100)
 	l.hostRes = resource.NewSchemaless(
+		attribute.String("service.name", "host"), attribute.String("service.instance.id", "web-17"),
 		attribute.String("host.id", "0f3c"), attribute.String("host.name", "web-17"),
 		attribute.String("os.type", "linux"), attribute.String("os.description", "Debian GNU/Linux 12 (bookworm), Linux 6.1.0-28"),
 	)

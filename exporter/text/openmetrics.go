@@ -70,16 +70,11 @@ func (x *exposition) write(b *bytes.Buffer) {
 	b.WriteString("# EOF\n")
 }
 
-// target adds the target_info of a resource and returns the labels of its series. A resource that is no service (the
-// host) has neither job nor instance by the rules; it gets the job "host" and its name as the instance, so that the
-// series of several hosts can lie in one database.
+// target adds the target_info of a resource and returns the labels of its series.
 func (x *exposition) target(attrs *attribute.Set) string {
 	job, instance := text(*attrs, keyServiceName), text(*attrs, keyInstance)
 	if ns := text(*attrs, keyNamespace); ns != "" && job != "" {
 		job = ns + "/" + job
-	}
-	if job == "" {
-		job, instance = "host", text(*attrs, keyHostName)
 	}
 	identity := pair("job", job) + "," + pair("instance", instance)
 	rest, _ := attrs.Filter(func(kv attribute.KeyValue) bool {
