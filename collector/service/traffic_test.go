@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
@@ -279,6 +281,60 @@ func TestCountsEqualNginxLog(t *testing.T) {
 			t.Errorf("statuses %v", got)
 		}
 	})
+}
+
+// TestCountsUnderPacketLoss drops 6 % of all segments on their way in: requests and responses are sent again and arrive
+// out of order, and each is counted once.
+func TestCountsUnderPacketLoss(t *testing.T) {
+	r := newRig(t)
+	inNetns(t)
+	run(t, "iptables-legacy", "-A", "INPUT", "-p", "tcp", "-m", "statistic", "--mode", "random", "--probability", "0.06", "-j", "DROP")
+	n := startNginx(t, true)
+	for _, path := range []string{"", "missing", "file"} {
+		run(t, "ab", "-q", "-k", "-c16", "-n300", "-s60", fmt.Sprintf("http://127.0.0.1:%d/%s", n.port, path))
+	}
+	check(t, r, n, 900)
+	snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sent := retransmits(t, string(snmp)); sent < 10 {
+		t.Errorf("%d segments were sent again: too few to prove much", sent)
+	}
+}
+
+// inNetns moves the test to a network namespace of its own, and what it starts with it.
+func inNetns(t *testing.T) {
+	t.Helper()
+	testneed.Root(t, "to make a network namespace")
+	runtime.LockOSThread() // and never unlock: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ip", "link", "set", "lo", "up")
+}
+
+// retransmits reads Tcp RetransSegs from /proc/net/snmp.
+func retransmits(t *testing.T, snmp string) int64 {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(snmp) {
+		fields := strings.Fields(line)
+		if fields[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		n, err := strconv.ParseInt(fields[slices.Index(names, "RetransSegs")], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	t.Fatal("no Tcp lines in snmp")
+	return 0
 }
 
 func check(t *testing.T, r *rig, n nginx, least int64) {
@@ -590,4 +646,88 @@ func TestWithoutTheCgroupRoot(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOtherProtocols has real servers of protocols that are not HTTP/1.x: their connections count as opaque, and no
+// request is ever made up of them.
+func TestOtherProtocols(t *testing.T) {
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	for name, start := range map[string]func(t *testing.T) (port int, talk func()){
+		"TLS": func(t *testing.T) (int, func()) {
+			server := httptest.NewTLSServer(hello)
+			t.Cleanup(server.Close)
+			return server.Listener.Addr().(*net.TCPAddr).Port, func() { fetch(t, server.Client(), server.URL) }
+		},
+		"HTTP/2 without TLS": func(t *testing.T) (int, func()) {
+			server := httptest.NewUnstartedServer(hello)
+			server.Config.Protocols = new(http.Protocols)
+			server.Config.Protocols.SetUnencryptedHTTP2(true)
+			server.Start()
+			t.Cleanup(server.Close)
+			transport := &http.Transport{Protocols: server.Config.Protocols}
+			t.Cleanup(transport.CloseIdleConnections)
+			return server.Listener.Addr().(*net.TCPAddr).Port, func() { fetch(t, &http.Client{Transport: transport}, server.URL) }
+		},
+		"Redis": func(t *testing.T) (int, func()) {
+			port := startRedis(t)
+			return port, func() { run(t, "redis-benchmark", "-q", "-p", strconv.Itoa(port), "-n", "2000", "-t", "get,set") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			port, talk := start(t)
+			talk()
+			r.collect()
+			if got := r.statuses(port); len(got) != 0 {
+				t.Errorf("counted responses %v", got)
+			}
+			if n := r.connections(port, "opaque"); n == 0 {
+				t.Error("no opaque connection was counted")
+			}
+			if n := r.connections(port, "http"); n != 0 {
+				t.Errorf("%d connections count as HTTP/1.x", n)
+			}
+		})
+	}
+}
+
+func fetch(tb testing.TB, client *http.Client, url string) {
+	tb.Helper()
+	for range 10 {
+		resp, err := client.Get(url)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+func startRedis(tb testing.TB) (port int) {
+	tb.Helper()
+	port = freePort(tb)
+	cmd := exec.Command(testneed.Tool(tb, "redis-server"), "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--dir", tb.TempDir())
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	waitForPort(tb, port, func() string { return "redis-server does not start" })
+	return port
+}
+
+// connections returns the connections to the port that speak the protocol.
+func (r *rig) connections(port int, protocol string) (total int64) {
+	for _, sum := range points[metricdata.Sum[int64]](r, "service.connection.count") {
+		for _, p := range sum.DataPoints {
+			at, _ := p.Attributes.Value(portKey)
+			speaks, _ := p.Attributes.Value(protocolKey)
+			if at.AsInt64() == int64(port) && speaks.AsString() == protocol {
+				total += p.Value
+			}
+		}
+	}
+	return total
 }

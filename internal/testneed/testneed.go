@@ -24,6 +24,10 @@ func debian(program string) string {
 		return "libcap2-bin"
 	case "systemd-analyze":
 		return "systemd"
+	case "redis-benchmark":
+		return "redis-tools"
+	case "iptables-legacy":
+		return "iptables"
 	}
 	return program
 }
