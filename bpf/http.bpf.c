@@ -341,8 +341,11 @@ static __always_inline u32 gather(struct __sk_buff *skb, struct conn *c, struct 
 	}
 	if (n > HEAD - have)
 		n = HEAD - have;
-	n &= 2 * HEAD - 1;
-	if (n == 0 || n > HEAD || bpf_skb_load_bytes(skb, p->off, c->head + have, n))
+	if (n == 0)
+		return 0;
+	barrier_var(n); /* or clang would drop the bounds, which verifiers before 6.8 do not conclude from n != 0 */
+	n = ((n - 1) & (HEAD - 1)) + 1;
+	if (bpf_skb_load_bytes(skb, p->off, c->head + have, n))
 		return 0;
 	c->gathered = have + n == HEAD ? 0 : have + n;
 	return have + n;

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slid-agent/slid/internal/cgroup"
@@ -46,7 +48,11 @@ func newHTTPAtInterfaces(tb testing.TB) *HTTP {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := h.AttachInterface(lo.Index); err != nil {
+	err = h.AttachInterface(lo.Index)
+	if errors.Is(err, ebpf.ErrNotSupported) { // a kernel before 6.6
+		tb.Skip(err)
+	}
+	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {

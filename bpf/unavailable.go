@@ -78,7 +78,8 @@ func unavailable(operation string, err error, needs ...capability) error {
 	if u, ok := errors.AsType[*verdict.UnavailableError](err); ok {
 		return u
 	}
-	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	verifier, _ := errors.AsType[*ebpf.VerifierError](err) // it says EACCES of programs it does not understand
+	refused := (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && (verifier == nil || len(verifier.Log) == 0)
 	have, capErr := effective()
 	if capErr != nil && refused {
 		return &verdict.UnavailableError{Reason: "not permitted to " + operation, Err: errnoOf(err)}
