@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/testneed"
@@ -584,4 +586,56 @@ func TestHTTPReadingAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
+}
+
+// TestHTTPDeferredAccept has a listener that accepts a connection with its first data (TCP_DEFER_ACCEPT, as Apache's
+// does): the request is seen on the listening socket, so its response has no duration. The next ones have.
+func TestHTTPDeferredAccept(t *testing.T) {
+	h := newHTTP(t)
+	deferAccept := func(_, _ string, c syscall.RawConn) error {
+		var err error
+		controlErr := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 10)
+		})
+		return errors.Join(controlErr, err)
+	}
+	config := net.ListenConfig{Control: deferAccept}
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		request := make([]byte, len(get))
+		for {
+			if _, err := io.ReadFull(conn, request); err != nil {
+				return
+			}
+			if _, err := io.WriteString(conn, ok); err != nil {
+				return
+			}
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, len(ok))
+	for range 3 {
+		if _, err := io.WriteString(conn, get); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn.Close()
+	checkCount(t, h, l.Addr().(*net.TCPAddr).Port, counted{
+		Codes: map[int]uint64{200: 3}, HTTP: 1, FirstBytes: 2, Durations: 2, Untimed: 1,
+	})
 }
