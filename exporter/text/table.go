@@ -45,16 +45,19 @@ func (p *page) header(r *Report) {
 }
 
 func (p *page) services(r *Report) {
-	var idle []string
+	var idle, opaque []string
 	g := grid{titles: []string{
 		"", "SERVICES", "PORT", "PROTO", "REQ/S", "REQUESTS", "ERRORS", "P50", "P90", "P99", "COVER",
 	}}
 	for _, s := range r.Services {
-		if s.idle() {
+		switch {
+		case !s.idle():
+			g.rows = append(g.rows, s.row(r.WindowSeconds))
+		case s.Protocol == protocolOpaque: // its old connections may be busy, but tell nothing
+			opaque = append(opaque, s.address())
+		default:
 			idle = append(idle, s.address())
-			continue
 		}
-		g.rows = append(g.rows, s.row(r.WindowSeconds))
 	}
 	if len(g.rows) > 0 {
 		p.grid(g)
@@ -67,7 +70,10 @@ func (p *page) services(r *Report) {
 		}
 	}
 	if len(idle) > 0 {
-		p.paragraph(dim, "  without traffic: ", strings.Join(idle, ", "))
+		p.paragraph(dim, "  without requests: ", strings.Join(idle, ", "))
+	}
+	if len(opaque) > 0 {
+		p.paragraph(dim, "  not HTTP/1.x, not measured: ", strings.Join(opaque, ", "))
 	}
 	if len(r.Services) == 0 {
 		p.paragraph(plain, "  ", noServices(r))
