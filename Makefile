@@ -15,7 +15,7 @@ CLANG_FORMAT := $(firstword $(shell command -v clang-format-$(CLANG_MAJOR) clang
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/include/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build generate check-clang fmt check-fmt lint test race bench fuzz clean
+.PHONY: help run build generate check-clang fmt check-fmt lint test test-vm race bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test: ## run every test; as root on Debian, installs the servers and load genera
 
 race: ## run the tests that need no kernel with the race detector (needs gcc)
 	@internal/tools/race.sh
+
+test-vm: ## run the tests of the kernel probes on Debian's kernels 6.1 and 6.12 in a virtual machine (as root)
+	@internal/tools/vm.sh
 
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
