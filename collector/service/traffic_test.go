@@ -307,7 +307,18 @@ func TestCountsUnderPacketLoss(t *testing.T) {
 func inNetns(t *testing.T) {
 	t.Helper()
 	testneed.Root(t, "to make a network namespace")
-	runtime.LockOSThread() // and never unlock: the thread ends with the test
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // the thread may be the process's first, whose namespace /proc/self shows
+		defer runtime.UnlockOSThread()
+		defer home.Close()
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Fatal(err)
+		}
+	})
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
