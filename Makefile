@@ -15,7 +15,7 @@ CLANG_FORMAT := $(firstword $(shell command -v clang-format-$(CLANG_MAJOR) clang
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/include/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build generate check-clang fmt check-fmt lint test test-vm race bench fuzz clean
+.PHONY: help run build generate docs check-clang fmt check-fmt lint test test-vm race bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ build: ## build the static binary bin/slid
 
 generate: check-clang ## compile bpf/*.bpf.c and write bpf/gen anew (needs clang, llvm and libbpf-dev)
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=$(or $(shell command -v llvm-strip-$(CLANG_MAJOR)),llvm-strip) go generate ./bpf/...
+
+docs: ## write docs/metrics.md anew from what the collectors declare (as root: all of it)
+	go test -count=1 ./cmd/slid -run TestMetricsPage -update
 
 check-clang:
 	@test -n "$(CLANG)" || { echo "no clang: apt-get install clang llvm libbpf-dev" >&2; exit 1; }

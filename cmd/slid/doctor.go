@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -60,7 +61,7 @@ func doctor(ctx context.Context, t terminal, path string, asJSON bool) error {
 	if asJSON {
 		return printJSON(t.stdout, report)
 	}
-	return report.print(t.stdout)
+	return report.print(t.stdout, width(t.stdout))
 }
 
 // examine opens every collector, runs it once and asks how it fares.
@@ -128,8 +129,8 @@ func effectiveCapabilities() uint64 {
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
 }
 
-// print writes the report for people.
-func (r doctorReport) print(w io.Writer) error {
+// print writes the report for people. columns is the width to fit into; 0 means that there is none.
+func (r doctorReport) print(w io.Writer, columns int) error {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%-13s %s\n", name, value) }
 	line("slid", r.Version)
@@ -143,13 +144,16 @@ func (r doctorReport) print(w io.Writer) error {
 		line("lacking", strings.Join(r.Lacking, " "))
 	}
 	b.WriteString("\n")
-	r.printSources(&b)
+	r.printSources(&b, columns)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
+// absent is the state that people read of what the machine does not have.
+const absent = verdict.State("absent")
+
 // printSources writes a line per source, and below it why it is not active.
-func (r doctorReport) printSources(b *strings.Builder) {
+func (r doctorReport) printSources(b *strings.Builder, columns int) {
 	nameWidth := 0
 	for _, v := range r.Sources {
 		nameWidth = max(nameWidth, len(v.Name))
@@ -157,17 +161,41 @@ func (r doctorReport) printSources(b *strings.Builder) {
 	indent := strings.Repeat(" ", nameWidth+2)
 	count := map[verdict.State]int{}
 	for _, v := range r.Sources {
+		if v.Absent {
+			v.State = absent
+		}
 		count[v.State]++
-		fmt.Fprintln(b, strings.TrimRight(fmt.Sprintf("%-*s  %-11s  %s", nameWidth, v.Name, v.State, v.Hook), " "))
+		head := fmt.Sprintf("%-*s  %-11s  ", nameWidth, v.Name, v.State)
+		writeWrapped(b, head, strings.Repeat(" ", len(head)), v.Hook, columns)
 		if v.Reason != "" {
-			fmt.Fprintln(b, indent+v.Reason)
+			writeWrapped(b, indent, indent, v.Reason, columns)
 		}
 		if v.Missing != "" {
-			fmt.Fprintln(b, indent+"needs "+v.Missing)
+			writeWrapped(b, indent, indent, "needs "+v.Missing, columns)
 		}
 	}
-	fmt.Fprintf(b, "\n%d active, %d degraded, %d unavailable\n",
-		count[verdict.Active], count[verdict.Degraded], count[verdict.Unavailable])
+	fmt.Fprintf(b, "\n%d active, %d degraded, %d unavailable, %d absent\n",
+		count[verdict.Active], count[verdict.Degraded], count[verdict.Unavailable], count[absent])
+}
+
+// writeWrapped writes head and text, and as much of the text as does not fit into the columns on lines of its own
+// behind indent. Words are not cut.
+func writeWrapped(b *strings.Builder, head, indent, text string, columns int) {
+	line := head
+	room := false // a word stands on the line, so the next may go below it
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case !room:
+			line += word
+		case columns > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns:
+			fmt.Fprintln(b, line)
+			line = indent + word
+		default:
+			line += " " + word
+		}
+		room = true
+	}
+	fmt.Fprintln(b, strings.TrimRight(line, " "))
 }
 
 func orElse(s, otherwise string) string {

@@ -46,13 +46,15 @@ func open(ctx context.Context, c config.Config, log *slog.Logger, progress func(
 		log.Warn("host is described in part only", "error", err)
 	}
 	p := &parts{
-		registry: metric.NewRegistry(instrumentation.Scope{Name: "github.com/slid-agent/slid", Version: version}),
-		host:     describeHost(ctx, facts.Resource, log),
-		meter:    bpf.NewMeter(),
+		registry: metric.NewRegistry(instrumentation.Scope{
+			Name: "github.com/slid-agent/slid", Version: version, SchemaURL: metric.SchemaURL,
+		}),
+		host:  describeHost(ctx, facts.Resource, log),
+		meter: bpf.NewMeter(),
 	}
 	p.agent = describeAgent(p.host)
 	env.Host, env.Boot = p.host, facts.Boot
-	for _, f := range collectors(p.meter, overrides(c)) {
+	for _, f := range collectors(p.meter, c) {
 		if ctx.Err() != nil {
 			break
 		}
@@ -79,7 +81,11 @@ func (p *parts) open(f collector.Factory, env collector.Env) {
 	c, err := f.New(env)
 	if err != nil {
 		v := verdict.FromError(f.Name, err)
-		env.Log.Warn("collector is unavailable", "reason", v.Reason, "missing", v.Missing)
+		if v.Absent {
+			env.Log.Info("this machine has no such source", "reason", v.Reason)
+		} else {
+			env.Log.Warn("collector is unavailable", "reason", v.Reason, "missing", v.Missing)
+		}
 		p.unavailable = append(p.unavailable, v)
 		return
 	}

@@ -151,7 +151,9 @@ func (s *server) destinations(ctx context.Context, c config.Config, p *parts) ([
 		if err != nil {
 			return list, err
 		}
-		list = append(list, pipeline.Destination{Name: d.Name, Exporter: e, Interval: d.Interval, Classes: d.Select})
+		list = append(list, pipeline.Destination{
+			Name: d.Name, Exporter: e, Interval: d.Interval, Classes: d.Select, Names: d.Names,
+		})
 	}
 	return list, nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/exporter/otlp/oteltest"
+	"github.com/slid-agent/slid/internal/metric"
 )
 
 // TestRunServes runs the agent against a Collector and as systemd would: it must say that it is ready, feed the
@@ -24,7 +25,9 @@ func TestRunServes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	good := fmt.Sprintf("interval: 1s\nexport:\n  - {name: near, endpoint: %q, select: [host], interval: 1s}\n", collector.Endpoint)
+	good := fmt.Sprintf("interval: 1s\nexport:\n"+
+		"  - {name: near, endpoint: %q, select: [host], interval: 1s}\n"+
+		"  - {name: far, endpoint: %[1]q, select: [host], names: prometheus}\n", collector.Endpoint)
 	configure(good)
 
 	notified := listenNotify(t)
@@ -86,13 +89,16 @@ func checkExports(t *testing.T, requests []*colmetricpb.ExportMetricsServiceRequ
 			if attrs["host.name"] == "" || attrs["deployment.environment.name"] != "test" {
 				t.Fatalf("resource %v: want host.name and the user's attribute", attrs)
 			}
+			if rm.GetSchemaUrl() != metric.SchemaURL {
+				t.Fatalf("resource %v has the schema %q", attrs, rm.GetSchemaUrl())
+			}
 			for _, m := range rm.GetScopeMetrics()[0].GetMetrics() {
 				seen[attrs["service.name"]+"/"+m.GetName()] = true
 			}
 		}
 	}
 	for _, want := range []string{
-		"host/system.cpu.time", "host/system.memory.usage", "host/system.network.io", "slid/process.cpu.time", "slid/process.memory.usage",
+		"host/system.cpu.time", "host/system.memory.usage", "host/system.network.io", "host/node_load1", "slid/process.cpu.time", "slid/process.memory.usage",
 		"slid/slid.source.state", "slid/slid.collector.success", "slid/otel.sdk.exporter.metric_data_point.exported",
 	} {
 		if !seen[want] {

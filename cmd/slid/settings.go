@@ -21,7 +21,7 @@ func loadConfig(path string) (config.Config, error) {
 	c, err := config.Load(path)
 	if err == nil {
 		var hostNames, latencyNames []string
-		for _, f := range collectors(nil, nil) {
+		for _, f := range collectors(nil, c) {
 			if area, name, _ := strings.Cut(f.Name, "/"); area == "host" {
 				hostNames = append(hostNames, name)
 			} else if area == "latency" {

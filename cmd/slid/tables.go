@@ -10,20 +10,39 @@ import (
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/collector/service"
 	"github.com/slid-agent/slid/exporter/text"
+	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
 )
 
 // collectors returns the list of all collectors, one line each. They are opened in this order. Budgets are generous
 // multiples of what a large host needs; what goes over one is counted in slid.series.dropped.
-func collectors(meter *bpf.Meter, overrides []service.Override) []collector.Factory {
+func collectors(meter *bpf.Meter, c config.Config) []collector.Factory {
+	processors := host.CPUOptions{PerCPU: c.Host.PerCPU}
 	return []collector.Factory{
-		{Name: "host/cpu", Class: metric.ClassHost, Budget: 100, New: host.NewCPU},
+		{Name: "host/cpu", Class: metric.ClassHost, Budget: 10000, New: processors.New},
 		{Name: "host/memory", Class: metric.ClassHost, Budget: 50, New: host.NewMemory},
+		{Name: "host/paging", Class: metric.ClassHost, Budget: 200, New: host.NewPaging},
 		{Name: "host/disk", Class: metric.ClassHost, Budget: 2000, New: host.NewDisk},
+		{Name: "host/filesystem", Class: metric.ClassHost, Budget: 5000, Lane: collector.Slow, New: host.NewFilesystem},
+		{Name: "host/raid", Class: metric.ClassHost, Budget: 1000, Lane: collector.Slow, New: host.NewRAID},
+		{Name: "host/storage", Class: metric.ClassHost, Budget: 5000, Lane: collector.Slow, New: host.NewStorage},
+		{Name: "host/nfs", Class: metric.ClassHost, Budget: 500, New: host.NewNFS},
 		{Name: "host/network", Class: metric.ClassHost, Budget: 2000, New: host.NewNetwork},
+		{Name: "host/link", Class: metric.ClassHost, Budget: 1000, Lane: collector.Slow, New: host.NewLink},
+		{Name: "host/softnet", Class: metric.ClassHost, Budget: 50, New: host.NewSoftnet},
+		{Name: "host/protocols", Class: metric.ClassHost, Budget: 200, New: host.NewProtocols},
+		{Name: "host/sockets", Class: metric.ClassHost, Budget: 100, New: host.NewSockets},
+		{Name: "host/conntrack", Class: metric.ClassHost, Budget: 50, New: host.NewConntrack},
 		{Name: "host/pressure", Class: metric.ClassHost, Budget: 20, New: host.NewPressure},
+		{Name: "host/process", Class: metric.ClassHost, Budget: 500, New: host.NewProcesses},
+		{Name: "host/cgroup", Class: metric.ClassHost, Budget: 20000, New: host.NewCgroups},
+		{Name: "host/kernel", Class: metric.ClassHost, Budget: 100, New: host.NewKernel},
+		{Name: "host/clock", Class: metric.ClassHost, Budget: 20, New: host.NewClock},
+		{Name: "host/frequency", Class: metric.ClassHost, Budget: 20000, Lane: collector.Slow, New: processors.NewFrequency},
+		{Name: "host/sensors", Class: metric.ClassHost, Budget: 5000, Lane: collector.Slow, New: host.NewSensors},
+		{Name: "host/burst", Class: metric.ClassHost, Budget: 500, Lane: collector.Burst, New: host.NewBurst},
 		{Name: "latency/runqueue", Class: metric.ClassLatency, Budget: 20, New: metered(latency.NewRunQueue, meter)},
-		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(meter, overrides)},
+		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(meter, overrides(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 100, New: metered(latency.NewCost, meter)},
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -25,8 +26,10 @@ type CPU struct {
 	load     *procfs.File // nil until it could be opened
 	loadPath string
 
-	sample stat
-	clock  cpuClock
+	sample     stat
+	clock      cpuClock
+	detail     *cpuDetail // nil unless each processor has series of its own
+	interrupts interrupts
 
 	entity   *metric.Entity
 	time     metric.FloatFamily
@@ -38,36 +41,54 @@ type CPU struct {
 	blocked  *metric.Int
 
 	loads      [3]metric.FloatFamily
+	threads    metric.IntFamily
 	loadEntity *metric.Entity // nil while /proc/loadavg cannot be read
 	averages   [3]*metric.Float
+	thread     *metric.Int
+}
+
+// CPUOptions choose the detail in which processors are shown.
+type CPUOptions struct {
+	// PerCPU gives each logical processor series of its own, told by cpu.logical_number, in place of those of all
+	// together: 8 times as many as there are processors for system.cpu.time, and one each for system.cpu.frequency.
+	PerCPU bool
 }
 
 // NewCPU opens /proc/stat, without which there is no collector, and /proc/loadavg, without which it is degraded.
-func NewCPU(env collector.Env) (collector.Collector, error) {
+// Times are those of all processors together.
+func NewCPU(env collector.Env) (collector.Collector, error) { return CPUOptions{}.New(env) }
+
+// New is NewCPU with options.
+func (o CPUOptions) New(env collector.Env) (collector.Collector, error) {
 	file, err := procfs.OpenSingle(filepath.Join(env.Proc, "stat"))
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	c := &CPU{env: env, stat: file, loadPath: filepath.Join(env.Proc, "loadavg")}
 	c.name, c.hook = "host/cpu", file.Path()+", "+c.loadPath
-	c.declare()
+	c.declare(o)
 	if c.load, err = procfs.OpenSingle(c.loadPath); err != nil {
 		_ = c.loseLoad(err)
 	}
 	return c, nil
 }
 
-func (c *CPU) declare() {
+func (c *CPU) declare(o CPUOptions) {
 	const source = "/proc/stat"
 	m := c.env.Metrics
 	c.entity = m.Entity(c.env.Host, c.env.Boot)
 	d := counter("system.cpu.time", "s", source,
 		"Time that processors spent in each mode; all modes together are the time that passed on those online.")
 	d.Attributes = []attribute.Key{"cpu.mode"}
-	c.time = m.Float(d)
-	for mode := range modeGuest {
-		c.times[mode] = c.time.With(c.entity, modeAttribute(mode))
+	if o.PerCPU {
+		c.detail = newCPUDetail(c.env, d)
+	} else {
+		c.time = m.Float(d)
+		for mode := range modeGuest {
+			c.times[mode] = c.time.With(c.entity, modeAttribute(mode))
+		}
 	}
+	c.interrupts.declare(c.env, c.entity, source)
 	c.count = m.Int(amount("system.cpu.logical.count", "{cpu}", source,
 		"Logical processors that are online.")).With(c.entity)
 	c.switches = m.Int(counter("system.cpu.linux.context_switches", "{switch}", source,
@@ -84,6 +105,8 @@ func (c *CPU) declare() {
 			Description: "Threads running, waiting for a processor or in uninterruptible sleep, averaged over " + minutes + ".",
 		})
 	}
+	c.threads = m.Int(amount("system.process.linux.usage", "{thread}", "/proc/loadavg",
+		"Threads that exist, those of the kernel included, out of system.process.limit."))
 }
 
 func modeAttribute(mode int) attribute.KeyValue {
@@ -109,6 +132,26 @@ func (c *CPU) collectStat(now time.Time) (some bool, err error) {
 		return false, err
 	}
 	whole, err := c.sample.parse(b)
+	c.storeTimes(whole, now)
+	if whole {
+		c.count.Set(int64(len(c.sample.processors)))
+	}
+	c.interrupts.store(&c.sample.interrupts, now)
+	if c.sample.counted {
+		c.switches.Observe(c.sample.switches, now)
+		c.created.Observe(c.sample.created, now)
+		c.running.Set(int64(c.sample.running))
+		c.blocked.Set(int64(c.sample.blocked))
+	}
+	return len(c.sample.processors) > 0, parseError(c.stat, err)
+}
+
+// storeTimes takes the times of the processors over, of each by itself or of all together.
+func (c *CPU) storeTimes(whole bool, now time.Time) {
+	if c.detail != nil {
+		c.detail.store(c.sample.processors, whole, now)
+		return
+	}
 	c.clock.advance(c.sample.processors, whole)
 	if c.times[modeGuest] == nil && c.clock.total[modeGuest] > 0 {
 		c.times[modeGuest] = c.time.With(c.entity, modeAttribute(modeGuest))
@@ -118,17 +161,6 @@ func (c *CPU) collectStat(now time.Time) (some bool, err error) {
 			register.Observe(float64(c.clock.total[mode])/userHz, now)
 		}
 	}
-	if whole {
-		c.count.Set(int64(len(c.sample.processors)))
-	}
-	if err != nil {
-		return len(c.sample.processors) > 0, parseError(c.stat, err)
-	}
-	c.switches.Observe(c.sample.switches, now)
-	c.created.Observe(c.sample.created, now)
-	c.running.Set(int64(c.sample.running))
-	c.blocked.Set(int64(c.sample.blocked))
-	return true, nil
 }
 
 // collectLoad stores the load averages. If their file goes, so do their series, and the rest stays in order: that
@@ -147,12 +179,17 @@ func (c *CPU) collectLoad() error {
 		for i := range c.averages {
 			c.averages[i] = c.loads[i].With(c.loadEntity)
 		}
+		c.thread = c.threads.With(c.loadEntity)
 		c.reason, c.missing = "", ""
 	}
 	for i, v := range load {
 		c.averages[i].Set(v)
 	}
-	return nil
+	threads, err := parseThreads(b)
+	if err == nil {
+		c.thread.Set(int64(min(threads, math.MaxInt64)))
+	}
+	return parseError(c.load, err)
 }
 
 func (c *CPU) readLoad() (b []byte, err error) {

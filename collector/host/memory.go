@@ -25,6 +25,17 @@ const (
 	memShmem
 	memReclaimable
 	memUnreclaimable
+	memExpected // every kernel since 3.14 has those above
+
+	memDirty = iota - 1
+	memWriteback
+	memCommitLimit
+	memCommitted
+	memHugeTotal // of the default size of huge pages; absent from a kernel without CONFIG_HUGETLBFS
+	memHugeFree
+	memHugeReserved
+	memHugeSurplus
+	memHugeSize
 	memFields
 )
 
@@ -47,13 +58,34 @@ func meminfoField(key []byte) int {
 		return memReclaimable
 	case "SUnreclaim:":
 		return memUnreclaimable
+	case "Dirty:":
+		return memDirty
+	case "Writeback:":
+		return memWriteback
+	case "CommitLimit:":
+		return memCommitLimit
+	case "Committed_AS:":
+		return memCommitted
+	case "HugePages_Total:":
+		return memHugeTotal
+	case "HugePages_Free:":
+		return memHugeFree
+	case "HugePages_Rsvd:":
+		return memHugeReserved
+	case "HugePages_Surp:":
+		return memHugeSurplus
+	case "Hugepagesize:":
+		return memHugeSize
 	}
 	return -1
 }
 
-// meminfo is what is used of /proc/meminfo, in bytes.
+// memPages says whether a field counts pages; all others are in kB.
+func memPages(field int) bool { return field >= memHugeTotal && field <= memHugeSurplus }
+
+// meminfo is what is used of /proc/meminfo.
 type meminfo struct {
-	bytes [memFields]int64
+	bytes [memFields]int64 // or pages
 	seen  [memFields]bool
 }
 
@@ -75,15 +107,18 @@ func (m *meminfo) parse(b []byte) error {
 		}
 		found++
 		number, _ := procfs.Field(value)
-		kB, err := procfs.Uint(number)
-		if err == nil && kB > 1<<52 {
+		v, err := procfs.Uint(number)
+		if err == nil && v > 1<<52 {
 			err = procfs.ErrRange
 		}
 		if err != nil {
 			bad = errors.Join(bad, fmt.Errorf("line of %s %w", key, err))
 			continue
 		}
-		m.bytes[field], m.seen[field] = int64(kB)<<10, true
+		if !memPages(field) {
+			v <<= 10
+		}
+		m.bytes[field], m.seen[field] = int64(v), true
 	}
 	return bad
 }
@@ -104,6 +139,7 @@ type Memory struct {
 	rows   [memFields]*metric.Int // nil where the kernel has no such line
 	used   *metric.Int
 	cached *metric.Int
+	huge   hugePages
 	// expected are the lines that were there at first: one of them missing later is an error.
 	expected [memFields]bool
 }
@@ -129,9 +165,11 @@ func NewMemory(env collector.Env) (collector.Collector, error) {
 		return nil, errors.Join(unavailable(err), file.Close())
 	}
 	m.expected = m.sample.seen
-	if missing := m.sample.missing([memFields]bool{
-		true, true, true, true, true, true, true, true,
-	}); missing != nil {
+	var wanted [memFields]bool
+	for field := range memExpected {
+		wanted[field] = true
+	}
+	if missing := m.sample.missing(wanted); missing != nil {
 		m.reason = missing.Error() + " in " + file.Path()
 	}
 	m.declare(env)
@@ -145,6 +183,8 @@ func (m *meminfo) missing(expected [memFields]bool) error {
 	}
 	names := [memFields]string{
 		"MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "Shmem", "SReclaimable", "SUnreclaim",
+		"Dirty", "Writeback", "CommitLimit", "Committed_AS",
+		"HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "HugePages_Surp", "Hugepagesize",
 	}
 	var list []string
 	for field, name := range names {
@@ -188,6 +228,15 @@ func (m *Memory) declare(env collector.Env) {
 	optional(memShmem, shared)
 	optional(memReclaimable, slab, attribute.String("system.memory.linux.slab.state", "reclaimable"))
 	optional(memUnreclaimable, slab, attribute.String("system.memory.linux.slab.state", "unreclaimable"))
+	optional(memDirty, env.Metrics.Int(amount("system.memory.linux.dirty", "By", source,
+		"Memory that waits to be written to disks.")))
+	optional(memWriteback, env.Metrics.Int(amount("system.memory.linux.writeback", "By", source,
+		"Memory that is being written to disks.")))
+	optional(memCommitted, env.Metrics.Int(amount("system.memory.linux.commit.usage", "By", source,
+		"Memory that programs were promised (Committed_AS), whether they use it or not.")))
+	optional(memCommitLimit, env.Metrics.Int(amount("system.memory.linux.commit.limit", "By", source,
+		"The most that programs may be promised, which is enforced only if vm.overcommit_memory is 2.")))
+	m.huge.declare(env, e)
 }
 
 // Collect implements collector.Collector.
@@ -208,8 +257,60 @@ func (m *Memory) Collect(context.Context, time.Time) error {
 	if missing == nil { // used and cached are made of several lines
 		m.used.Set(m.sample.used())
 		m.cached.Set(m.sample.cached())
+		m.huge.store(&m.sample)
 	}
 	return m.collected(parseError(m.file, errors.Join(err, missing)), some)
+}
+
+// hugePages are the series of the huge pages of the default size. Most hosts have set none aside: then there is
+// no series.
+type hugePages struct {
+	entity                                *metric.Entity
+	limit, size, reserved, surplus, usage metric.IntFamily
+	registers                             *hugePageRegisters // nil until there was a page
+}
+
+type hugePageRegisters struct {
+	limit, size, reserved, surplus, free, used *metric.Int
+}
+
+func (h *hugePages) declare(env collector.Env, e *metric.Entity) {
+	declare := func(name, unit, description string, keys ...attribute.Key) metric.IntFamily {
+		d := amount("system.memory.linux.hugepages."+name, unit, "/proc/meminfo", description)
+		d.Attributes = keys
+		return env.Metrics.Int(d)
+	}
+	h.entity = e
+	h.limit = declare("limit", "{page}", "Huge pages of the default size that are set aside.")
+	h.size = declare("page_size", "By", "The default size of huge pages.")
+	h.reserved = declare("reserved", "{page}", "Huge pages that are free, but promised to programs.")
+	h.surplus = declare("surplus", "{page}", "Huge pages beyond vm.nr_hugepages, given back when they are free.")
+	h.usage = declare("usage", "{page}", "Huge pages of the default size by state.",
+		"system.memory.linux.hugepages.state")
+}
+
+// store takes over a sample that has all lines that the kernel has.
+func (h *hugePages) store(m *meminfo) {
+	if !m.seen[memHugeTotal] || !m.seen[memHugeFree] || !m.seen[memHugeReserved] || !m.seen[memHugeSurplus] ||
+		!m.seen[memHugeSize] || h.registers == nil && m.bytes[memHugeTotal] == 0 {
+		return
+	}
+	if h.registers == nil {
+		const key = "system.memory.linux.hugepages.state"
+		h.registers = &hugePageRegisters{
+			limit: h.limit.With(h.entity), size: h.size.With(h.entity),
+			reserved: h.reserved.With(h.entity), surplus: h.surplus.With(h.entity),
+			free: h.usage.With(h.entity, attribute.String(key, "free")),
+			used: h.usage.With(h.entity, attribute.String(key, "used")),
+		}
+	}
+	r := h.registers
+	r.limit.Set(m.bytes[memHugeTotal])
+	r.size.Set(m.bytes[memHugeSize])
+	r.reserved.Set(m.bytes[memHugeReserved])
+	r.surplus.Set(m.bytes[memHugeSurplus])
+	r.free.Set(m.bytes[memHugeFree])
+	r.used.Set(max(0, m.bytes[memHugeTotal]-m.bytes[memHugeFree]))
 }
 
 // Close implements collector.Collector.

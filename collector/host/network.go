@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,22 +43,31 @@ const maxInterfaceName = 15
 
 // parseInterface reads a line like "  eth0: 150322848 9753 0 0 0 0 0 0 874525 8380 0 0 0 0 0 0".
 func parseInterface(line []byte, totals *interfaceTotals) (name []byte, err error) {
-	colon := bytes.LastIndexByte(line, ':')
-	if colon < 0 {
-		return nil, errors.New("no name of an interface")
-	}
-	name, _ = procfs.Field(line[:colon])
-	if len(name) == 0 || len(name) > maxInterfaceName {
-		return nil, errors.New("no name of an interface")
+	name, numbers, err := interfaceName(line)
+	if err != nil {
+		return nil, err
 	}
 	var v [transmitColumn + netKinds]uint64
-	n, _, err := procfs.Uints(line[colon+1:], v[:])
+	n, _, err := procfs.Uints(numbers, v[:])
 	if err == nil && n < len(v) {
 		err = procfs.ErrTruncated
 	}
 	copy(totals[netReceive][:], v[:])
 	copy(totals[netTransmit][:], v[transmitColumn:])
 	return name, err
+}
+
+// interfaceName cuts the name off a line of /proc/net/dev.
+func interfaceName(line []byte) (name, numbers []byte, err error) {
+	colon := bytes.LastIndexByte(line, ':')
+	if colon < 0 {
+		return nil, nil, errors.New("no name of an interface")
+	}
+	name, _ = procfs.Field(line[:colon])
+	if len(name) == 0 || len(name) > maxInterfaceName {
+		return nil, nil, errors.New("no name of an interface")
+	}
+	return name, line[colon+1:], nil
 }
 
 // fell says whether any number of now is below that of before.
@@ -87,7 +97,7 @@ type Network struct {
 	health
 	env        collector.Env
 	file       *procfs.File
-	class      string // /sys/class/net
+	class      netClass
 	interfaces roster[netInterface]
 	physical   bool // there is a physical interface
 	named      int  // virtual interfaces with series of their own
@@ -120,27 +130,44 @@ type interfaceRegisters struct {
 	totals [netDirections][netKinds]*metric.Int
 }
 
+// openNet opens a file of the host's network namespace: that of process 1, whatever namespace slid is in. Where
+// process 1 is hidden it opens the one of slid's own namespace, which makes the source degraded. The error is that
+// of both.
+func (h *health) openNet(proc, name string, open func(string) (*procfs.File, error)) (*procfs.File, error) {
+	file, err := open(filepath.Join(proc, "1/net", name))
+	if err == nil {
+		return file, nil
+	}
+	file, own := open(filepath.Join(proc, "net", name))
+	if own != nil {
+		return nil, fmt.Errorf("%w; %w", err, own)
+	}
+	h.reason = "shows the network namespace of slid, which need not be the host's: " + err.Error()
+	h.missing = "a view of process 1 (hidepid, ProtectProc=)"
+	return file, nil
+}
+
 // NewNetwork opens /proc/1/net/dev, or /proc/net/dev if process 1 is hidden: that shows the network namespace of
 // slid, and the verdict says so.
 func NewNetwork(env collector.Env) (collector.Collector, error) {
-	n := &Network{env: env, class: filepath.Join(env.Sys, "class/net")}
+	n := &Network{env: env, class: netClassOf(env)}
 	n.health.name = "host/network"
-	file, err := procfs.Open(filepath.Join(env.Proc, "1/net/dev"))
+	file, err := n.openNet(env.Proc, "dev", procfs.Open)
 	if err != nil {
-		n.reason = "shows the network namespace of slid, which need not be the host's: " + err.Error()
-		n.missing = "a view of process 1 (hidepid, ProtectProc=)"
-		var own error
-		if file, own = procfs.Open(filepath.Join(env.Proc, "net/dev")); own != nil {
-			return nil, unavailable(fmt.Errorf("%w; %w", err, own))
-		}
+		return nil, unavailable(err)
 	}
 	n.file, n.hook = file, file.Path()
-	if _, err := os.Stat(n.class); err != nil && n.reason == "" {
+	if _, err := os.Stat(string(n.class)); err != nil && n.reason == "" {
 		n.reason = "cannot tell physical interfaces from virtual ones: " + err.Error()
 		n.missing = "the host's /sys"
 	}
 	n.declare(env.Metrics)
 	return n, nil
+}
+
+// netAbsent says whether an error of openNet means that neither namespace has such a file.
+func netAbsent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)
 }
 
 func (n *Network) declare(m *metric.Group) {
@@ -231,36 +258,46 @@ func (n *Network) collectLine(line []byte, now time.Time) error {
 
 // classify says how an interface is shown. It asks /sys, for names tell nothing.
 func (n *Network) classify(name string) interfaceKind {
-	if name == "lo" || n.isPhysical(name) {
+	if name == "lo" || n.class.physical(name) {
 		return kindOwn
 	}
-	if !n.physical {
-		n.physical = n.anyPhysical()
+	if n.physical || n.named == maxNamedVirtual { // the search is for few: it looks at all interfaces
+		return kindVirtual
 	}
-	if !n.physical && n.named < maxNamedVirtual {
-		n.named++
-		return kindNamed
+	if n.physical = n.class.anyPhysical(); n.physical {
+		return kindVirtual
 	}
-	return kindVirtual
+	n.named++
+	return kindNamed
 }
 
-// isPhysical says whether a device of the machine is behind an interface, or it is a bond of such.
-func (n *Network) isPhysical(name string) bool {
+// A netClass is the path of /sys/class/net, which tells what kind an interface is.
+type netClass string
+
+func netClassOf(env collector.Env) netClass { return netClass(filepath.Join(env.Sys, "class/net")) }
+
+// path returns the path of an attribute of an interface.
+func (c netClass) path(name, attribute string) string {
+	return filepath.Join(string(c), filepath.Base(name), attribute)
+}
+
+// physical says whether a device of the machine is behind an interface, or it is a bond of such.
+func (c netClass) physical(name string) bool {
 	for _, entry := range [...]string{"device", "bonding"} {
-		if _, err := os.Stat(filepath.Join(n.class, filepath.Base(name), entry)); err == nil {
+		if _, err := os.Stat(c.path(name, entry)); err == nil {
 			return true
 		}
 	}
 	return false
 }
 
-func (n *Network) anyPhysical() bool {
-	list, err := os.ReadDir(n.class)
+func (c netClass) anyPhysical() bool {
+	list, err := os.ReadDir(string(c))
 	if err != nil {
 		return false
 	}
 	for _, entry := range list {
-		if n.isPhysical(entry.Name()) {
+		if c.physical(entry.Name()) {
 			return true
 		}
 	}

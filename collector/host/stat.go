@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -42,12 +43,16 @@ type stat struct {
 	processors []processor // those online, in the order of the file
 
 	switches, created, running, blocked uint64
+
+	counted    bool // the four of them are of the last reading
+	interrupts interruptCounts
 }
 
 // parse reads the content of /proc/stat. Whole says whether all lines of processors were good: only then is a
 // processor without a line offline. On an error the totals keep the values they had.
 func (s *stat) parse(b []byte) (whole bool, err error) {
-	s.processors = s.processors[:0]
+	s.processors, s.counted = s.processors[:0], false
+	s.interrupts = interruptCounts{}
 	rest, err := s.parseProcessors(b)
 	if err != nil {
 		return false, err
@@ -105,38 +110,50 @@ func parseProcessor(line []byte) (p processor, err error) {
 	}}, nil
 }
 
-// parseTotals reads the lines after those of the processors. The longest by far, intr, is only stepped over, and
-// softirq, the last, is not looked at.
+// parseTotals reads the lines after those of the processors, of which softirq is the last.
 func (s *stat) parseTotals(b []byte) error {
-	for wanted := 4; wanted > 0; {
+	wanted := 4
+	for len(b) > 0 {
 		line, rest, ok := procfs.Line(b)
 		if !ok {
 			return procfs.ErrTruncated
 		}
 		b = rest
 		key, value := procfs.Field(line)
-		var total *uint64
+		var err error
 		switch string(key) {
+		case "intr":
+			err = s.interrupts.parseHard(value)
 		case "ctxt":
-			total = &s.switches
+			s.switches, err = firstUint(value)
+			wanted--
 		case "processes":
-			total = &s.created
+			s.created, err = firstUint(value)
+			wanted--
 		case "procs_running":
-			total = &s.running
+			s.running, err = firstUint(value)
+			wanted--
 		case "procs_blocked":
-			total = &s.blocked
-		default:
-			continue
+			s.blocked, err = firstUint(value)
+			wanted--
+		case "softirq":
+			err = s.interrupts.parseSoft(value)
 		}
-		number, _ := procfs.Field(value)
-		v, err := procfs.Uint(number)
 		if err != nil {
 			return fmt.Errorf("line of %s: %w", key, err)
 		}
-		*total = v
-		wanted--
+		s.counted = wanted == 0
+	}
+	if !s.counted {
+		return procfs.ErrTruncated
 	}
 	return nil
+}
+
+// firstUint reads the first field of a line.
+func firstUint(line []byte) (uint64, error) {
+	field, _ := procfs.Field(line)
+	return procfs.Uint(field)
 }
 
 // parseLoadavg reads the first three fields of /proc/loadavg: runnable and uninterruptible threads on average over
@@ -154,4 +171,19 @@ func parseLoadavg(b []byte) (load [3]float64, err error) {
 		}
 	}
 	return load, nil
+}
+
+// parseThreads reads the number behind the slash in the fourth field of /proc/loadavg: how many threads there are,
+// those of the kernel included.
+func parseThreads(b []byte) (uint64, error) {
+	line, _, ok := procfs.Line(b)
+	if !ok {
+		return 0, procfs.ErrTruncated
+	}
+	var field []byte
+	for range 4 {
+		field, line = procfs.Field(line)
+	}
+	_, threads, _ := bytes.Cut(field, []byte{'/'})
+	return procfs.Uint(threads)
 }

@@ -1,11 +1,9 @@
 package service
 
 import (
-	"crypto/sha1"
 	"fmt"
 	"strings"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/slid-agent/slid/bpf"
@@ -34,6 +32,8 @@ type identity struct {
 	name      string
 	unit      string // systemd unit, e.g. nginx.service; "" if none
 	container string // full id; "" if none
+	runtime   string // of the container, as its path tells
+	pod, qos  string // uid and class of the Kubernetes pod, likewise
 	command   string // of the process that listens; "" if it could not be seen
 	netns     uint32 // 0 for slid's own: it tells apart what names leave equal
 }
@@ -46,6 +46,10 @@ func identify(path string, p process, ownNetns uint32, key bpf.HTTPKey, override
 		owner = cgroup.ParseProc(p.cgroup)
 	}
 	id := identity{unit: owner.Unit, container: owner.Container, command: p.command}
+	if id.container != "" {
+		group := cgroup.Describe(path)
+		id.runtime, id.pod, id.qos = group.Runtime, group.Pod, group.QoS
+	}
 	if key.Netns != ownNetns && id.container == "" {
 		id.netns = key.Netns
 	}
@@ -59,52 +63,17 @@ func identify(path string, p process, ownNetns uint32, key bpf.HTTPKey, override
 	return id
 }
 
-// defaultName is the unit's name, or else the command's, in and out of containers: what an operator calls the service.
+// defaultName is what an operator calls the service, or else its port.
 func defaultName(id identity, port uint16) string {
-	switch {
-	case id.unit != "" && id.container == "":
-		return strings.TrimSuffix(id.unit, ".service")
-	case id.command != "":
-		return id.command
-	case id.container != "":
-		return id.container[:12]
+	if name := cgroup.DefaultName(id.unit, id.container, id.command); name != "" {
+		return name
 	}
 	return fmt.Sprintf("port-%d", port)
 }
 
-// resourceFor describes the service: service.name, a stable service.instance.id, who runs it, and the host with what
-// the user says of it, but not its hardware and operating system.
+// resourceFor describes the service and the host it runs on.
 func (id identity) resourceFor(host *resource.Resource) *resource.Resource {
-	attrs := []attribute.KeyValue{
-		attribute.String("service.name", id.name),
-		attribute.String("service.instance.id", id.instance(host)),
-	}
-	if id.unit != "" {
-		attrs = append(attrs, attribute.String("systemd.unit.name", id.unit))
-	}
-	if id.container != "" {
-		attrs = append(attrs, attribute.String("container.id", id.container))
-	}
-	for _, kv := range host.Attributes() {
-		if !isHostOnly(string(kv.Key)) {
-			attrs = append(attrs, kv)
-		}
-	}
-	return resource.NewWithAttributes(host.SchemaURL(), attrs...)
-}
-
-func isHostOnly(key string) bool {
-	return strings.HasPrefix(key, "os.") || strings.HasPrefix(key, "host.cpu.") || strings.HasPrefix(key, "service.")
-}
-
-// instance returns a name-based UUID (RFC 9562, version 5 form): the same for the same service on the same host.
-func (id identity) instance(host *resource.Resource) string {
-	h := sha1.New()
-	hostID, _ := host.Set().Value("host.id")
-	fmt.Fprintf(h, "slid/service\x00%s\x00%s\x00%s\x00%s\x00%d",
-		hostID.AsString(), id.name, id.unit, id.container, id.netns)
-	u := h.Sum(nil)[:16]
-	u[6] = u[6]&0x0f | 0x50
-	u[8] = u[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+	return cgroup.Service{
+		Name: id.name, Unit: id.unit, Container: id.container, Runtime: id.runtime, Pod: id.pod, QoS: id.qos, Netns: id.netns,
+	}.Resource(host)
 }

@@ -36,12 +36,12 @@ func TestIdentify(t *testing.T) {
 		"unit by process":   {"/", process{command: "nginx", cgroup: "1:name=systemd:/system.slice/web.service\n"}, key, identity{name: "web", unit: "web.service", command: "nginx"}},
 		"command":           {"/", process{command: "nginx", cgroup: "0::/\n"}, key, identity{name: "nginx", command: "nginx"}},
 		"nothing known":     {"", process{}, key, identity{name: "port-8080"}},
-		"container":         {"/docker/" + strings.Repeat("ab", 32), process{command: "node"}, other, identity{name: "node", container: strings.Repeat("ab", 32), command: "node"}},
-		"container, hidden": {"/docker/" + strings.Repeat("ab", 32), process{}, key, identity{name: "abababababab", container: strings.Repeat("ab", 32)}},
+		"container":         {"/docker/" + strings.Repeat("ab", 32), process{command: "node"}, other, identity{name: "node", container: strings.Repeat("ab", 32), runtime: "docker", command: "node"}},
+		"container, hidden": {"/docker/" + strings.Repeat("ab", 32), process{}, key, identity{name: "abababababab", container: strings.Repeat("ab", 32), runtime: "docker"}},
 		"other namespace":   {"/", process{command: "nginx"}, other, identity{name: "nginx", command: "nginx", netns: 8}},
 		"override by unit":  {"/system.slice/pay.service", process{}, key, identity{name: "checkout", unit: "pay.service"}},
 		"override misses":   {"/system.slice/pay.service", process{}, bpf.HTTPKey{Netns: own, Port: 9}, identity{name: "pay", unit: "pay.service"}},
-		"override by id":    {"/docker/" + container, process{command: "x"}, key, identity{name: "front", container: container, command: "x"}},
+		"override by id":    {"/docker/" + container, process{command: "x"}, key, identity{name: "front", container: container, runtime: "docker", command: "x"}},
 		"override by comm":  {"/", process{command: "redis-server"}, key, identity{name: "cache", command: "redis-server"}},
 	} {
 		if got := identify(test.path, test.p, own, test.key, overrides); got != test.want {

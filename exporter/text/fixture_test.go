@@ -229,6 +229,7 @@ func full(t testing.TB, o Options) *lab {
 	o.Verdicts = func() []verdict.Verdict {
 		return []verdict.Verdict{
 			{Name: "latency/runqueue", State: verdict.Active},
+			{Name: "host/sensors", State: verdict.Unavailable, Reason: "this machine has none", Absent: true},
 			{Name: "host/pressure", State: verdict.Degraded, Reason: "interrupts are not accounted for", Missing: "CONFIG_IRQ_TIME_ACCOUNTING=y"},
 			{Name: "host/disk", State: verdict.Unavailable, Reason: "there is no block device that this process may see in the container it runs in", Missing: "a mount of the host's /sys"},
 		}

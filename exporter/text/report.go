@@ -22,7 +22,7 @@ type Report struct {
 	SLOs          []struct{}        `json:"slos"`     // empty as long as objectives are not evaluated
 	Latency       []Latency         `json:"latency"`
 	Agent         Agent             `json:"agent"`
-	Sources       []verdict.Verdict `json:"sources"` // the sources that are not active, by name
+	Sources       []verdict.Verdict `json:"sources"` // the sources that are not active though the machine has them, by name
 }
 
 // A Service is one listening port of one service.
@@ -152,7 +152,7 @@ func newReport(w window, o Options) *Report {
 		return r
 	}
 	for _, v := range o.Verdicts() {
-		if v.State != verdict.Active {
+		if v.State != verdict.Active && !v.Absent { // what the machine does not have is not missed
 			r.Sources = append(r.Sources, v)
 		}
 	}

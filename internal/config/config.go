@@ -49,6 +49,8 @@ type Host struct {
 	// Root is where the host's /proc, /sys and / are mounted, an absolute path: / on the host itself, /host in a
 	// container.
 	Root string
+	// PerCPU adds the times of every processor to those of all together.
+	PerCPU bool
 }
 
 // Latency configures the kernel's latency probes.
@@ -78,6 +80,7 @@ type Destination struct {
 	// Select lists the classes of metrics it gets, without repetition. The agent's own class is always one.
 	Select   []metric.Class
 	Interval time.Duration // between two exports; a multiple of Config.Interval
+	Names    metric.Names  // how it calls the metrics
 }
 
 // Default returns the configuration of an empty file.

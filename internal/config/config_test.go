@@ -29,7 +29,7 @@ func TestValid(t *testing.T) {
 	everything := []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
 	want := Config{
 		Interval: 5 * time.Second,
-		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host"},
+		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host", PerCPU: true},
 		Latency:  Latency{Disabled: []string{"runqueue"}},
 		Services: []Service{
 			{Name: "checkout", Match: Match{Port: 8080}},
@@ -41,14 +41,16 @@ func TestValid(t *testing.T) {
 				Name: "slo", Endpoint: "https://slo-gateway:4317", Interval: 5 * time.Second,
 				Headers: map[string]string{"authorization": "Bearer abc", "x-tenant": "sre"},
 				Select:  []metric.Class{metric.ClassService, metric.ClassAgent},
+				Names:   metric.Semconv,
 			},
 			{
 				Name: "capacity", Endpoint: "http://[::1]:4317/", Interval: time.Minute,
 				Select: []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassAgent},
+				Names:  metric.Prometheus,
 			},
 			{
 				Name: "all.of-it_2", Endpoint: "https://backend.example.com:443", Interval: 5 * time.Second,
-				Select: everything,
+				Select: everything, Names: metric.OTelColLegacy,
 			},
 		},
 	}

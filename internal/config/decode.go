@@ -239,6 +239,18 @@ func (d *decoder) port(v value, into *uint16) {
 	*into = uint16(n)
 }
 
+// truth decodes true or false.
+func (d *decoder) truth(v value, into *bool) {
+	if !d.has(v, yaml.ScalarNode, "true or false") {
+		return
+	}
+	if v.node.ShortTag() != "!!bool" {
+		d.mistyped(v, "true or false")
+		return
+	}
+	*into = strings.EqualFold(v.node.Value, "true")
+}
+
 // short writes a duration without its zero parts: 1h, not 1h0m0s.
 func short(d time.Duration) string {
 	s := d.String()

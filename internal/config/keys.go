@@ -42,6 +42,7 @@ func (d *decoder) host(v value, c *Config) {
 	d.mapping(v, []field{
 		{"disabled", "[disk]", func(v value) { c.Host.Disabled = d.switchedOff(v, c, false) }},
 		{"root", "/host", func(v value) { d.root(v, &c.Host.Root) }},
+		{"per_cpu", "true", func(v value) { d.truth(v, &c.Host.PerCPU) }},
 	})
 }
 
@@ -159,12 +160,14 @@ func (d *decoder) exports(v value, c *Config) []givenInterval {
 }
 
 func (d *decoder) destination(v value) (dest Destination, given []givenInterval) {
+	dest.Names = metric.Semconv
 	dest.Select = []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
 	seen := d.mapping(v, []field{
 		{"name", "capacity", func(v value) { d.label(v, &dest.Name) }},
 		{"endpoint", "https://host:4317", func(v value) { d.endpoint(v, &dest.Endpoint) }},
 		{"headers", "{authorization: Bearer abc}", func(v value) { dest.Headers = d.headers(v) }},
 		{"select", "[host, service]", func(v value) { dest.Select = d.classes(v, dest.Select) }},
+		{"names", "otelcol-legacy", func(v value) { d.names(v, &dest.Names) }},
 		{"interval", "60s", func(v value) {
 			if d.interval(v, &dest.Interval) {
 				given = append(given, givenInterval{v, dest.Interval})
@@ -318,6 +321,24 @@ func (d *decoder) classes(v value, all []metric.Class) []metric.Class {
 		list = append(list, metric.ClassAgent)
 	}
 	return list
+}
+
+// names decodes which map of names a destination wants.
+func (d *decoder) names(v value, into *metric.Names) {
+	word, ok := d.text(v)
+	if !ok {
+		return
+	}
+	all := metric.AllNames()
+	if slices.Contains(all, metric.Names(word)) {
+		*into = metric.Names(word)
+		return
+	}
+	known := make([]string, len(all))
+	for i, n := range all {
+		known[i] = string(n)
+	}
+	d.wrong(v, "there is no map of names "+show(word), suggest(word, known, "maps"))
 }
 
 func (d *decoder) class(v value, word string) (metric.Class, bool) {

@@ -18,6 +18,8 @@ type Snapshot struct {
 
 	registry *Registry
 	classes  []Class // empty: all
+	names    *nameTable
+	pinned   map[*resource.Resource]*resource.Resource // the resources with the schema of the scope
 	version  uint64
 	ints     []column[int64, *Int]
 	floats   []column[float64, *Float]
@@ -40,6 +42,13 @@ type histColumn struct {
 // metrics are always part of it.
 func (r *Registry) NewSnapshot(classes ...Class) *Snapshot {
 	return &Snapshot{registry: r, classes: classes}
+}
+
+// Named makes the snapshot call the metrics as n says, from the first Take on. It returns the snapshot. The names are
+// settled when series come or go, so they cost nothing in between.
+func (s *Snapshot) Named(n Names) *Snapshot {
+	s.names = n.table()
+	return s
 }
 
 // Take copies all registers. It allocates only when series came or went since the last Take, or when a histogram
@@ -85,23 +94,43 @@ func (s *Snapshot) layout() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.version = r.version.Load()
+	clear(s.Resources) // what has gone must not be held by what comes
 	s.Resources = s.Resources[:0]
 	if s.Resources == nil {
 		s.Resources = []metricdata.ResourceMetrics{}
 	}
 	s.ints, s.floats, s.hists = nil, nil, nil
 
+	scope := r.scope
+	if s.names != nil {
+		scope.SchemaURL = "" // it is about the names of the semantic conventions
+	}
+	pinned := make(map[*resource.Resource]*resource.Resource, len(s.pinned))
 	order, series := r.byResource()
 	for _, res := range order {
 		metrics := s.metricsOf(series[res])
 		if len(metrics) == 0 {
 			continue
 		}
+		pinned[res] = s.pin(res)
 		s.Resources = append(s.Resources, metricdata.ResourceMetrics{
-			Resource:     res,
-			ScopeMetrics: []metricdata.ScopeMetrics{{Scope: r.scope, Metrics: metrics}},
+			Resource:     pinned[res],
+			ScopeMetrics: []metricdata.ScopeMetrics{{Scope: scope, Metrics: metrics}},
 		})
 	}
+	s.pinned = pinned
+}
+
+// pin returns the resource with the schema that the registry's scope follows; resources keep their names in all maps.
+func (s *Snapshot) pin(res *resource.Resource) *resource.Resource {
+	schema := s.registry.scope.SchemaURL
+	if schema == "" || res.SchemaURL() != "" {
+		return res
+	}
+	if p := s.pinned[res]; p != nil {
+		return p
+	}
+	return resource.NewWithAttributes(schema, res.Attributes()...)
 }
 
 // byResource sorts all exported series by resource and family. It returns the resources in order of appearance.
@@ -125,17 +154,19 @@ func (r *Registry) byResource() (order []*resource.Resource, list map[*resource.
 
 // metricsOf returns the metrics of one resource in the order of their declaration and adds their columns.
 func (s *Snapshot) metricsOf(byFamily map[*family][]series) []metricdata.Metrics {
-	var metrics []metricdata.Metrics
+	var sent outgoing
 	for _, g := range s.registry.groups {
 		if !s.selects(g) {
 			continue
 		}
 		for _, f := range g.families {
-			if list := byFamily[f]; len(list) > 0 {
-				metrics = append(metrics, metricdata.Metrics{
-					Name: f.desc.Name, Description: f.desc.Description, Unit: f.desc.Unit, Data: s.column(f, list),
-				})
-			}
+			s.names.add(&sent, f, byFamily[f])
+		}
+	}
+	metrics := make([]metricdata.Metrics, len(sent.list))
+	for i, m := range sent.list {
+		metrics[i] = metricdata.Metrics{
+			Name: m.name, Description: m.first.desc.Description, Unit: m.unit, Data: s.column(m),
 		}
 	}
 	return metrics
@@ -145,19 +176,19 @@ func (s *Snapshot) selects(g *Group) bool {
 	return len(s.classes) == 0 || g.class == ClassAgent || slices.Contains(s.classes, g.class)
 }
 
-// column makes the points for the registers of one family and boxes them.
-func (s *Snapshot) column(f *family, list []series) metricdata.Aggregation {
-	switch list[0].(type) {
+// column makes the points for the registers of one metric and boxes them.
+func (s *Snapshot) column(m *sentMetric) metricdata.Aggregation {
+	switch m.series[0].(type) {
 	case *Int:
-		c := newColumn[int64, *Int](list)
+		c := newColumn[int64, *Int](m)
 		s.ints = append(s.ints, c)
-		return numbers(f.desc.Kind, c.points)
+		return numbers(m.first.desc.Kind, c.points)
 	case *Float:
-		c := newColumn[float64, *Float](list)
+		c := newColumn[float64, *Float](m)
 		s.floats = append(s.floats, c)
-		return numbers(f.desc.Kind, c.points)
+		return numbers(m.first.desc.Kind, c.points)
 	default:
-		c := newHistColumn(f, list)
+		c := newHistColumn(m)
 		s.hists = append(s.hists, c)
 		return metricdata.ExponentialHistogram[float64]{
 			DataPoints: c.points, Temporality: metricdata.CumulativeTemporality,
@@ -165,23 +196,23 @@ func (s *Snapshot) column(f *family, list []series) metricdata.Aggregation {
 	}
 }
 
-func newColumn[N int64 | float64, S series](list []series) column[N, S] {
-	c := column[N, S]{points: make([]metricdata.DataPoint[N], len(list))}
-	for i, reg := range list {
+func newColumn[N int64 | float64, S series](m *sentMetric) column[N, S] {
+	c := column[N, S]{points: make([]metricdata.DataPoint[N], len(m.series))}
+	for i, reg := range m.series {
 		c.registers = append(c.registers, reg.(S))
-		c.points[i].Attributes = reg.base().attrs
+		c.points[i].Attributes = m.attributes(i)
 	}
 	return c
 }
 
-func newHistColumn(f *family, list []series) histColumn {
-	c := histColumn{points: make([]metricdata.ExponentialHistogramDataPoint[float64], len(list))}
-	for i, reg := range list {
+func newHistColumn(m *sentMetric) histColumn {
+	c := histColumn{points: make([]metricdata.ExponentialHistogramDataPoint[float64], len(m.series))}
+	for i, reg := range m.series {
 		c.registers = append(c.registers, reg.(*Hist))
 		p := &c.points[i]
-		p.Attributes = reg.base().attrs
+		p.Attributes = m.attributes(i)
 		p.Scale = Scale
-		p.ZeroThreshold = f.desc.Range.ZeroThreshold()
+		p.ZeroThreshold = m.first.desc.Range.ZeroThreshold()
 	}
 	return c
 }

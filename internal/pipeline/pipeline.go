@@ -53,6 +53,7 @@ type Destination struct {
 	// Options.Interval mean every tick.
 	Interval time.Duration
 	Classes  []metric.Class // empty: all
+	Names    metric.Names   // empty: as declared
 }
 
 // Options says what a pipeline runs.
@@ -147,7 +148,8 @@ func (p *Pipeline) newLane(kind collector.Lane, period time.Duration) *lane {
 }
 
 func (p *Pipeline) newDestination(d Destination) *destination {
-	dest := &destination{Destination: d, last: math.MinInt64, snapshot: p.opts.Registry.NewSnapshot(d.Classes...)}
+	dest := &destination{Destination: d, last: math.MinInt64}
+	dest.snapshot = p.opts.Registry.NewSnapshot(d.Classes...).Named(d.Names)
 	if d.Interval > p.opts.Interval {
 		dest.schedule = newSchedule(d.Interval, p.opts.Phase)
 	}

@@ -44,6 +44,6 @@ if ! { apt-get -o DPkg::Lock::Timeout=300 update -q &&
 	give_up "apt-get failed for: ${missing[*]}"
 fi
 rm -f "$log"
-for service in nginx redis-server; do
+for service in nginx redis-server prometheus-node-exporter; do
 	[[ " ${missing[*]} " != *" $service"* ]] || systemctl --quiet disable "$service" 2>/dev/null || true
 done

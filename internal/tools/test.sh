@@ -8,7 +8,7 @@
 . "$(dirname "$0")/env.sh"
 
 internal/tools/packages.sh nginx-light wrk apache2-utils redis-server iptables openssl iproute2 util-linux systemd \
-	libcap2-bin buildah runc
+	libcap2-bin buildah runc prometheus-node-exporter
 if [[ -z ${SLID_OTELCOL:-} ]] && otelcol=$(internal/tools/tool.sh otelcol); then
 	export SLID_OTELCOL=$otelcol
 fi

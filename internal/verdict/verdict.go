@@ -27,10 +27,13 @@ type Verdict struct {
 	Reason string `json:"reason,omitempty"` // why it is not active, in words a user can act on
 	// Missing names what would help: a capability (CAP_BPF), a kernel option (CONFIG_PSI=y) or a mount.
 	Missing string `json:"missing,omitempty"`
+	// Absent says of an unavailable source that the machine has no such thing: nothing is wrong, nothing would help.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // An UnavailableError says that a source cannot work on this machine, why, and what would help. A collector's
-// constructor returns it instead of a plain error when nothing is wrong with slid itself.
+// constructor returns it instead of a plain error when nothing is wrong with slid itself. Without a cause and without
+// anything that would help, the machine simply has no such thing.
 type UnavailableError struct {
 	Reason  string
 	Missing string
@@ -58,6 +61,7 @@ func FromError(name string, err error) Verdict {
 	v := Verdict{Name: name, State: Unavailable, Reason: err.Error()}
 	if u, ok := errors.AsType[*UnavailableError](err); ok {
 		v.Reason, v.Missing = u.Reason, u.Missing
+		v.Absent = u.Err == nil && u.Missing == ""
 		if u.Err != nil {
 			v.Reason += ": " + u.Err.Error()
 		}
