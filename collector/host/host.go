@@ -1,14 +1,23 @@
 // Package host has the collectors of the host's hardware and operating system, one file per source:
 //
-//   - cpu.go: /proc/stat and /proc/loadavg
-//   - memory.go: /proc/meminfo
+//   - cpu.go, cpudetail.go, interrupts.go: /proc/stat and /proc/loadavg
+//   - memory.go, paging.go: /proc/meminfo; /proc/vmstat and /proc/swaps
+//   - kernel.go, clock.go, frequency.go, throttle.go: /proc/sys; adjtimex(2); the processors in /sys
 //   - disk.go: /proc/diskstats, and /sys/block when a device is new
-//   - network.go: /proc/1/net/dev, and /sys/class/net when an interface is new
+//   - filesystem.go, mounts.go, statfs.go: /proc/1/mountinfo and statfs(2), which may hang
+//   - raid.go, storage.go, nfs.go: md arrays, SCSI and NVMe in /sys; the NFS client
+//   - network.go, link.go: /proc/1/net/dev and /sys/class/net
+//   - protocols.go, sockets.go, softnet.go, conntrack.go: the other tables of /proc/1/net
 //   - pressure.go: /proc/pressure
+//   - process*.go: /proc/[pid]
+//   - cgroup*.go: units and containers in the cgroup trees, version 1 and 2
+//   - sensors.go, sensor_*.go, hwmon.go, thermal.go, rapl.go, powersupply.go, edac.go, aer.go: sensors and errors of
+//     the hardware, which may be slow
+//   - burst*.go: distributions of what is sampled several times a second
 //   - facts.go: what describes the host and does not change; no collector
 //
 // Each reads kept-open files with byte scanners (internal/procfs) and stores into registers; a tick allocates
-// nothing and costs little more than the bare reads (BenchmarkCoreTick). Nothing needs a privilege. Metric names
+// nothing and costs little more than the bare reads (BenchmarkCoreTick). Few need a privilege; a verdict says which. Metric names
 // follow OpenTelemetry's semantic conventions v1.44; what they lack follows their pattern system.<area>.linux.<name>.
 //
 // Counters mirror the kernel's totals. Where a total can fall without having begun anew (idle time of a processor

@@ -24,7 +24,7 @@ import (
 // What a process used goes to the program that it runs when it is read. Resident memory counts shared pages once for
 // each process that has them.
 //
-// A walk costs 10 to 15 us for each process, nearly all of it in the kernel.
+// A walk costs 4 to 8 us of processor time for each process (BenchmarkProcessWalk), nine tenths of it in the kernel.
 type Processes struct {
 	health
 	env   collector.Env

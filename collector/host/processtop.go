@@ -1,6 +1,8 @@
 package host
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -85,9 +87,7 @@ func (s *processGroups) sweep() {
 	const small = 256
 	if s.most > small && len(s.list) < s.most/3 {
 		byKey := make(map[string]*processGroup, len(s.list))
-		for key, g := range s.byKey {
-			byKey[key] = g
-		}
+		maps.Copy(byKey, s.byKey)
 		s.byKey, s.most = byKey, len(s.list)
 	}
 }
@@ -157,8 +157,8 @@ func (t *processTop) choose(groups []*processGroup, open func() *metric.Entity) 
 			s.absent = 0
 		}
 	}
-	for i := len(t.series) - 1; i >= 0; i-- {
-		if t.series[i].absent > topPatience {
+	for i, s := range slices.Backward(t.series) {
+		if s.absent > topPatience {
 			t.remove(i)
 		}
 	}

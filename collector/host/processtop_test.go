@@ -197,8 +197,10 @@ type ledger struct {
 // flowOf returns which flow an exported counter is of, and its value in the unit of the flow.
 func flowOf(key string, value float64) (flow int, total uint64, ok bool) {
 	for flow, parts := range [flows][2]string{
-		{"process.cpu.time{", "user"}, {"process.cpu.time{", "system"},
-		{"process.disk.io{", "read"}, {"process.disk.io{", "write"},
+		{"process.cpu.time{", "user"},
+		{"process.cpu.time{", "system"},
+		{"process.disk.io{", "read"},
+		{"process.disk.io{", "write"},
 	} {
 		if strings.HasPrefix(key, parts[0]) && strings.Contains(key, parts[1]) {
 			if flow < flowRead {
