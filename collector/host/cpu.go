@@ -105,7 +105,7 @@ func (c *CPU) declare(o CPUOptions) {
 			Description: "Threads running, waiting for a processor or in uninterruptible sleep, averaged over " + minutes + ".",
 		})
 	}
-	c.threads = m.Int(amount("system.process.linux.usage", "{thread}", "/proc/loadavg",
+	c.threads = m.Int(amount("system.process.linux.threads", "{thread}", "/proc/loadavg",
 		"Threads that exist, those of the kernel included, out of system.process.limit."))
 }
 

@@ -23,7 +23,7 @@ func TestInterruptsValues(t *testing.T) {
 	} {
 		p.want(t, "system.cpu.linux.softirqs{"+name+"}", count)
 	}
-	p.want(t, "system.process.linux.usage", 812)
+	p.want(t, "system.process.linux.threads", 812)
 	r.verdict(verdict.Active)
 }
 
@@ -92,7 +92,7 @@ func TestInterruptsBadLine(t *testing.T) {
 	r.must()
 	r.verdict(verdict.Active)
 	r.write("proc/loadavg", "3.07 2.50 1.99 5 1827364\n")
-	r.fails("proc/loadavg").want(t, "system.process.linux.usage", 812)
+	r.fails("proc/loadavg").want(t, "system.process.linux.threads", 812)
 }
 
 // TestInterruptsOracle compares with /proc/softirqs, where the kernel shows each processor, before and after.

@@ -268,7 +268,7 @@ func kernelPairs() map[string]kernelPair {
 		"system.memory.linux.commit.usage":    {"node_memory_Committed_AS_bytes", memory},
 		"system.memory.linux.dirty":           {"node_memory_Dirty_bytes", memory},
 		"system.memory.linux.writeback":       {"node_memory_Writeback_bytes", memory},
-		"system.process.linux.usage":          {"node_processes_threads", 100},
+		"system.process.linux.threads":        {"node_processes_threads", 100},
 		"system.process.limit":                {"node_processes_max_processes", 0},
 		"system.clock.linux.offset":           {"node_timex_offset_seconds", 1e-3},
 		"system.clock.linux.estimated_error":  {"node_timex_estimated_error_seconds", 1e-3},

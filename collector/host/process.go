@@ -32,7 +32,6 @@ type Processes struct {
 	last  time.Time // of the previous walk
 
 	states    [processStates]*metric.Int
-	threads   *metric.Int
 	unclaimed *metric.Int
 	tops      [tops]processTop
 }
@@ -73,8 +72,6 @@ func (p *Processes) declareCounts(m *metric.Group) {
 	} {
 		p.states[state] = count.With(e, attribute.String("process.state", name))
 	}
-	p.threads = m.Int(amount("system.process.linux.threads", "{thread}", source,
-		"Threads of all processes and of the kernel.")).With(e)
 	p.unclaimed = m.Int(counter("system.process.linux.unclaimed", "{process}", source,
 		"Ended processes, at least, that nobody waited for: what they used since the walk before their end is lost.")).
 		With(m.Entity(p.env.Host, time.Now()))
@@ -157,7 +154,6 @@ func (p *Processes) publish(now time.Time) {
 	for state, n := range counts.states {
 		p.states[state].Set(n)
 	}
-	p.threads.Set(counts.threads)
 	p.unclaimed.Observe(p.table.unclaimed, now)
 
 	groups := &p.table.groups
@@ -195,13 +191,13 @@ func (p *Processes) shortcomings() (reason, missing string) {
 	switch {
 	case t.walks == 0:
 	case t.counts.hidden > 0:
-		return fmt.Sprintf("%d processes may not be read (hidepid=1)", t.counts.hidden),
+		return fmt.Sprintf("processes that may not be read (hidepid=1): %d", t.counts.hidden),
 			"CAP_SYS_PTRACE, or a /proc mounted without hidepid"
 	case findProcess(t.now, 1) == nil:
 		return "process 1 is not shown, and others may be hidden as well",
 			"CAP_SYS_PTRACE, or a /proc mounted without hidepid (ProtectProc=default)"
 	case t.counts.denied > 0:
-		return fmt.Sprintf("the disk I/O of %d processes may not be read", t.counts.denied),
+		return fmt.Sprintf("processes whose disk I/O may not be read: %d", t.counts.denied),
 			"CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
 	}
 	if !t.io {

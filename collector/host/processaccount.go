@@ -77,7 +77,6 @@ func processState(letter byte, threads uint64) int {
 // processCounts are what one walk found.
 type processCounts struct {
 	states  [processStates]int64
-	threads int64
 	hidden  int // whose stat may not be read (hidepid=1)
 	denied  int // whose io may not be read
 	failed  int
@@ -202,7 +201,6 @@ func (t *processTable) fail(pid int32, file string, err error) {
 func (t *processTable) update(p *processEntry) {
 	s := &t.stat
 	t.counts.states[processState(s.state, s.threads)]++
-	t.counts.threads += int64(s.threads)
 	p.parent, p.kernel = s.parent, s.kernel
 	t.name = programName(t.name, s)
 	if p.group == nil || p.group.name != string(t.name) { // it is new, or began another program
