@@ -236,6 +236,37 @@ func psStates(ps string) (map[string]float64, error) {
 	return states, err
 }
 
+// TestProcessFilesGoWithProcesses counts the files that a walk keeps open.
+func TestProcessFilesGoWithProcesses(t *testing.T) {
+	before := openFiles(t)
+	end := crowd(t, "200")
+	r := start(t, envAt("/"), NewProcesses)
+	for range 3 { // those seen twice have their file kept open
+		r.must()
+	}
+	table := &r.Collector.(*Processes).table
+	if n := openFiles(t) - before; n < 200 || n > len(table.now)+20 {
+		t.Errorf("%d files are open for %d processes", n, len(table.now))
+	}
+	end()
+	r.must()
+	kept := 0
+	for i := range table.now {
+		if table.now[i].fd != 0 {
+			kept++
+		}
+	}
+	if free := keptProcesses(table.reader.dir) - table.reader.keep; kept != free {
+		t.Errorf("%d files are kept, %d are accounted for", kept, free)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := openFiles(t); n > before+5 {
+		t.Errorf("%d files are open in the end, %d were before", n, before)
+	}
+}
+
 // TestProcessNameOfThisOne lets this process have a name that looks like the rest of the line.
 func TestProcessNameOfThisOne(t *testing.T) {
 	const comm = "/proc/self/comm"

@@ -31,6 +31,7 @@ const (
 // whom one has adopted the child. So time may come late or be lost, but is not counted twice.
 type processEntry struct {
 	pid, parent int32
+	fd          int // of stat, kept open; 0 for none
 	start       uint64
 	group       *processGroup
 	own         [2]uint64     // CPU time of itself, counted
@@ -77,8 +78,9 @@ func processState(letter byte, threads uint64) int {
 // processCounts are what one walk found.
 type processCounts struct {
 	states  [processStates]int64
-	hidden  int // whose stat may not be read (hidepid=1)
-	denied  int // whose io may not be read
+	hidden  int  // whose stat may not be read (hidepid=1)
+	denied  int  // whose io may not be read
+	capable bool // though slid has the capabilities for it
 	failed  int
 	failure error // the first of failed
 }
@@ -119,6 +121,14 @@ func (t *processTable) walk() error {
 	return nil
 }
 
+// close gives back all descriptors. It may be called again.
+func (t *processTable) close() error {
+	for i := range t.now {
+		t.reader.release(&t.now[i].fd)
+	}
+	return t.reader.close()
+}
+
 // begin starts a walk.
 func (t *processTable) begin() {
 	t.groups.begin()
@@ -147,15 +157,13 @@ func (t *processTable) end() {
 	t.gone = append(t.gone, t.rest...)
 	t.rest = nil
 	t.walks++
+	t.counts.capable = t.counts.denied > 0 && mayTrace()
 	t.settle()
 }
 
 // visit reads one process; known is its pid's entry of the previous walk, or nil.
 func (t *processTable) visit(pid int32, known *processEntry) {
-	b, err := t.reader.read(pid, "stat")
-	if err == nil {
-		err = t.stat.parse(b)
-	}
+	err := t.readStat(pid, known)
 	if err == nil && known != nil && known.start != t.stat.start { // the pid was given to another
 		t.gone = append(t.gone, *known)
 		known = nil
@@ -175,6 +183,21 @@ func (t *processTable) visit(pid int32, known *processEntry) {
 		return
 	}
 	t.update(&t.now[len(t.now)-1])
+}
+
+// readStat reads and parses stat. That of a process seen before stays open: most that are new soon end.
+func (t *processTable) readStat(pid int32, known *processEntry) error {
+	var b []byte
+	var err error
+	if known == nil {
+		b, err = t.reader.read(pid, "stat")
+	} else {
+		b, err = t.reader.readKept(pid, &known.fd)
+	}
+	if err != nil {
+		return err
+	}
+	return t.stat.parse(b)
 }
 
 // keep keeps a process that cannot be read, for it has not ended.
@@ -308,6 +331,7 @@ func (t *processTable) owner(p *processEntry) cgroup.Owner {
 // settle closes the accounts of a walk.
 func (t *processTable) settle() {
 	for i := range t.gone {
+		t.reader.release(&t.gone[i].fd)
 		t.charge(&t.gone[i])
 	}
 	t.busy = shrink(t.busy)[:0]
