@@ -26,7 +26,13 @@ func newHTTP(tb testing.TB) *HTTP {
 	if err != nil {
 		tb.Skip(err)
 	}
-	h, err := NewHTTP(HTTPOptions{Cgroup: mount})
+	return openHTTP(tb, HTTPOptions{Cgroup: mount})
+}
+
+// openHTTP loads the probe until the test ends.
+func openHTTP(tb testing.TB, opts HTTPOptions) *HTTP {
+	tb.Helper()
+	h, err := NewHTTP(opts)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -46,10 +52,7 @@ func newHTTPAtInterfaces(tb testing.TB) *HTTP {
 	if err != nil {
 		tb.Skip(err)
 	}
-	h, err := NewHTTP(HTTPOptions{})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	h := openHTTP(tb, HTTPOptions{})
 	err = h.AttachInterface(lo.Index)
 	if errors.Is(err, ebpf.ErrNotSupported) { // a kernel before 6.6
 		tb.Skip(err)
@@ -57,11 +60,6 @@ func newHTTPAtInterfaces(tb testing.TB) *HTTP {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
 	return h
 }
 

@@ -52,6 +52,9 @@ const (
 	Slow              // once a minute: what costs more or changes seldom
 )
 
+// BurstPeriod is the time between two runs of a collector in the burst lane.
+const BurstPeriod = 200 * time.Millisecond
+
 // A Factory is a line in the list of collectors.
 type Factory struct {
 	Name   string       // e.g. host/cpu; the name in verdicts, logs and self-metrics

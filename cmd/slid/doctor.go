@@ -71,7 +71,7 @@ func examine(ctx context.Context, c config.Config, t terminal) doctorReport {
 	p := pipeline.New(parts.options(pipeline.DefaultInterval, log))
 	p.Start(ctx)
 	p.Collect(ctx, time.Now())
-	r := describeMachine(environment(c, log))
+	r := describeMachine(parts.env)
 	r.Host = attributeOf(parts.host, "host.name")
 	r.Sources = append(p.Verdicts(), parts.disabled...)
 	verdict.Sort(r.Sources)

@@ -27,6 +27,7 @@ import (
 // parts is what run, sli and doctor have in common: the opened collectors and what they share. The collectors go to a
 // pipeline, which closes them; close does the rest.
 type parts struct {
+	env      collector.Env // what the collectors have in common
 	registry *metric.Registry
 	host     *resource.Resource
 	agent    *resource.Resource
@@ -46,6 +47,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger, progress func(
 		log.Warn("host is described in part only", "error", err)
 	}
 	p := &parts{
+		env: env,
 		registry: metric.NewRegistry(instrumentation.Scope{
 			Name: "github.com/slid-agent/slid", Version: version, SchemaURL: metric.SchemaURL,
 		}),

@@ -18,7 +18,7 @@ import (
 
 // burstPeriod is the time between two samples: that of the burst lane. Shorter would not do: /proc/stat counts in
 // ticks of 10 ms, and over 100 ms one processor's use is already off by up to a fifth.
-const burstPeriod = 200 * time.Millisecond
+const burstPeriod = collector.BurstPeriod
 
 // burstSaturated is the share of a resource from which on it counts as saturated.
 const burstSaturated = 0.9

@@ -26,7 +26,7 @@ func TestHangingFUSE(t *testing.T) {
 	series := "{hang," + point + ",fuse.hang}"
 
 	begun := time.Now()
-	p := c.readings()
+	p := c.must()
 	if took := time.Since(begun); took > 4*statfsPatience {
 		t.Errorf("the first collection took %v", took)
 	}
@@ -41,7 +41,7 @@ func TestHangingFUSE(t *testing.T) {
 	begun = time.Now()
 	const rounds = 20
 	for range rounds {
-		c.readings().want(t, "system.filesystem.linux.stuck"+series, 1)
+		c.must().want(t, "system.filesystem.linux.stuck"+series, 1)
 	}
 	if took := time.Since(begun); took > rounds*statfsPatience/2 {
 		t.Errorf("%d collections took %v: the stuck filesystem delays them", rounds, took)
@@ -58,14 +58,14 @@ func TestHangingFUSE(t *testing.T) {
 	p.want(t, "system.filesystem.usage{hang,rw,"+point+",reserved,fuse.hang}", 50*4096)
 	p.want(t, "system.filesystem.inodes.usage{hang,rw,"+point+",used,fuse.hang}", 5)
 	for c.Collector.(*Filesystem).list[1].suspect { // it is asked without waiting until it is quick again
-		c.readings()
+		c.must()
 	}
 	c.verdict(verdict.Active)
 
 	server.answers.Store(false) // and once more, to be unmounted while it hangs
-	c.readings().want(t, "system.filesystem.linux.stuck"+series, 1)
+	c.must().want(t, "system.filesystem.linux.stuck"+series, 1)
 	s.do(func() error { return unix.Unmount(point, unix.MNT_DETACH) })
-	c.readings().without(t, "hang")
+	c.must().without(t, "hang")
 	c.verdict(verdict.Active)
 	server.replySize(<-server.statfs)
 	if err := c.Close(); err != nil {
@@ -78,7 +78,7 @@ func TestHangingFUSE(t *testing.T) {
 func awaitReading(r *rig, key string, value float64) points {
 	r.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		p := r.readings()
+		p := r.must()
 		if got, ok := p[key]; ok && got.value == value {
 			return p
 		}
@@ -118,7 +118,7 @@ func TestFilesystemAgreesWithDf(t *testing.T) {
 	s.run("dd", "if=/dev/zero", "of="+point+"/file", "bs=1M", "count=7", "status=none")
 	s.run("sync", "-f", point)
 	c := start(t, s.env(), NewFilesystem)
-	p := c.readings()
+	p := c.must()
 	out := s.run("df", "-B1", "--output=size,used,avail,itotal,iused,iavail", point)
 	var want [6]float64
 	fields := strings.Fields(strings.SplitN(out, "\n", 2)[1])
@@ -156,14 +156,14 @@ func TestEmergencyRemount(t *testing.T) {
 	s := newMountSpace(t)
 	point, device := ext4(s, "broken", "errors=remount-ro")
 	c := start(t, s.env(), NewFilesystem)
-	c.readings().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 0)
+	c.must().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 0)
 	trigger := "/sys/fs/ext4/" + filepath.Base(device) + "/trigger_fs_error"
 	if err := os.WriteFile(trigger, []byte("test"), 0o200); err != nil {
 		t.Skip("needs ext4's trigger_fs_error: ", err)
 	}
 	// The kernel tells nobody, so it may take as long as a list of mounts lives.
 	c.ticks += int(mountsAge/(10*time.Second)) + 1
-	p := c.readings()
+	p := c.must()
 	p.want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 1)
 	if n := len(p.with("system.filesystem.usage{" + device + ",ro," + point)); n != 3 {
 		t.Errorf("%d usage series of mode ro, want 3; %v", n, p.with(point))
@@ -182,14 +182,14 @@ func TestRemountIsSeenAtOnce(t *testing.T) {
 	if table.watch[0].Fd < 0 {
 		t.Fatal("cannot poll /proc")
 	}
-	c.readings()
+	c.must()
 	if changed, _, err := table.refresh(tick(1)); changed || err != nil {
 		t.Errorf("changed without a change: %v", err)
 	}
 	s.run("mount", "-o", "remount,ro", point)
-	c.readings().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 1)
+	c.must().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 1)
 	s.run("mount", "-o", "remount,rw", point)
-	c.readings().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 0)
+	c.must().want(t, "system.filesystem.linux.read_only{"+device+","+point+",ext4}", 0)
 }
 
 // TestManyMounts: 300 mounts that store nothing of their own add no series.
@@ -197,7 +197,7 @@ func TestManyMounts(t *testing.T) {
 	s := newMountSpace(t)
 	point, _ := ext4(s, "base", "rw")
 	c := start(t, s.env(), NewFilesystem)
-	before := c.readings()
+	before := c.must()
 	const each = 100
 	upper, work := filepath.Join(point, "upper"), filepath.Join(point, "work")
 	var made []string
@@ -227,7 +227,7 @@ func TestManyMounts(t *testing.T) {
 		}
 		return nil
 	})
-	during := c.readings()
+	during := c.must()
 	if n := len(c.Collector.(*Filesystem).mounts.lines); n < 3*each {
 		t.Fatalf("%d mounts are listed", n)
 	}
@@ -250,7 +250,7 @@ func TestManyMounts(t *testing.T) {
 		}
 		return nil
 	})
-	if after := c.readings(); len(after) != len(before) {
+	if after := c.must(); len(after) != len(before) {
 		t.Errorf("%d series after they are gone, want %d", len(after), len(before))
 	}
 }
@@ -263,6 +263,6 @@ func TestUnpropagatedMount(t *testing.T) {
 	env := s.env()
 	env.Root = "/" // the namespace of the test, which has only the empty directory
 	c := start(t, env, NewFilesystem)
-	c.readings().without(t, point)
+	c.must().without(t, point)
 	c.verdict(verdict.Degraded, "another filesystem is at its path", "rslave", point)
 }

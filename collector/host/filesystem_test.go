@@ -80,7 +80,7 @@ func TestFilesystemValues(t *testing.T) {
 		k.answers["/home"] = unix.Statfs_t{Frsize: 16384, Bsize: 4096, Blocks: 10, Bfree: 5, Bavail: 5}
 		k.answers["/var/lib/lxcfs"] = unix.Statfs_t{Frsize: 4096}
 	})
-	p := r.readings()
+	p := r.must()
 	for key, want := range map[string]float64{
 		"system.filesystem.usage{/dev/sda2,rw,/boot,used,ext4}":                          600 * 4096,
 		"system.filesystem.usage{/dev/sda2,rw,/boot,free,ext4}":                          350 * 4096,
@@ -139,13 +139,13 @@ func TestSpaceOf(t *testing.T) {
 // fresh values; when it answers everything is back.
 func TestStuckFilesystem(t *testing.T) {
 	r, k, log := startFilesystem(t, treeFilesystems)
-	all := r.readings()
+	all := r.must()
 	hang := make(chan struct{})
 	k.set(func() {
 		k.hangs["/mnt/nfs"] = hang
 		k.answers["/boot"] = unix.Statfs_t{Frsize: 4096, Blocks: 7}
 	})
-	p := r.readings()
+	p := r.must()
 	const stuck = "system.filesystem.linux.stuck{filer:/export/a b,/mnt/nfs,nfs4}"
 	p.want(t, stuck, 1)
 	p.want(t, "system.filesystem.limit{/dev/sda2,rw,/boot,ext4}", 7*4096)
@@ -155,7 +155,7 @@ func TestStuckFilesystem(t *testing.T) {
 	r.verdict(verdict.Degraded, "1 of 16 filesystems do not answer", "/mnt/nfs")
 	for range 5 {
 		begun := time.Now()
-		p = r.readings()
+		p = r.must()
 		if took := time.Since(begun); took > statfsPatience {
 			t.Errorf("a collection took %v though nothing new hangs", took)
 		}
@@ -172,7 +172,7 @@ func TestStuckFilesystem(t *testing.T) {
 	})
 	close(hang)
 	deadline := time.Now().Add(10 * time.Second)
-	for p = r.readings(); len(p.with("/mnt/nfs")) != seriesOfFilesystem; p = r.readings() {
+	for p = r.must(); len(p.with("/mnt/nfs")) != seriesOfFilesystem; p = r.must() {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not recover: %v", p.with("/mnt/nfs"))
 		}
@@ -187,7 +187,7 @@ func TestStuckFilesystem(t *testing.T) {
 	if !strings.Contains(log.String(), "answers again") {
 		t.Errorf("recovery is not logged:\n%s", log)
 	}
-	r.readings()
+	r.must()
 	r.verdict(verdict.Active)
 }
 
@@ -209,7 +209,7 @@ func TestManyStuckFilesystems(t *testing.T) {
 	r.write("proc/1/mountinfo", table.String())
 	for n := range 3 {
 		begun := time.Now()
-		p := r.readings()
+		p := r.must()
 		if took := time.Since(begun); n > 0 && took > statfsPatience {
 			t.Errorf("a collection took %v though all workers hang since before", took)
 		}
@@ -241,7 +241,7 @@ func TestSlowFilesystem(t *testing.T) {
 		return k.ask(p)
 	}
 	r.Collector.(*Filesystem).local.ask = slow
-	if list := r.readings().with("/dev/vda"); len(list) != 2 {
+	if list := r.must().with("/dev/vda"); len(list) != 2 {
 		t.Fatalf("before the first answer: %v", list)
 	}
 	for n := range 3 {
@@ -251,7 +251,7 @@ func TestSlowFilesystem(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		begun := time.Now()
-		p := r.readings()
+		p := r.must()
 		if took := time.Since(begun); took > statfsPatience {
 			t.Errorf("waited %v for one that is known to be slow", took)
 		}
@@ -270,20 +270,20 @@ func TestFilesystemErrors(t *testing.T) {
 	r, k, log := startFilesystem(t, treeFilesystems)
 	k.set(func() { k.errors["/boot/efi"] = unix.EACCES })
 	for n := range 4 {
-		p := r.readings()
+		p := r.must()
 		p.without(t, "/boot/efi")
 		p.want(t, "system.filesystem.linux.failures", float64(n+1))
 		p.want(t, "system.filesystem.limit{/dev/sda2,rw,/boot,ext4}", 1000*4096)
 	}
 	r.verdict(verdict.Degraded, "1 of 16 filesystems cannot be asked", "/boot/efi", "permission denied", "CAP_DAC_READ_SEARCH")
 	k.set(func() { k.errors["/boot/efi"] = unix.EIO })
-	r.readings()
-	r.readings()
+	r.must()
+	r.must()
 	if n := strings.Count(log.String(), "cannot ask a filesystem"); n != 2 {
 		t.Errorf("logged %d times, want one for each cause:\n%s", n, log)
 	}
 	k.set(func() { delete(k.errors, "/boot/efi") })
-	if n := len(r.readings().with("/boot/efi")); n != seriesOfFilesystem {
+	if n := len(r.must().with("/boot/efi")); n != seriesOfFilesystem {
 		t.Errorf("%d series after it works again", n)
 	}
 	r.verdict(verdict.Active)
@@ -292,30 +292,30 @@ func TestFilesystemErrors(t *testing.T) {
 // TestFilesystemsComeAndGo by a list of mounts that does not tell of changes.
 func TestFilesystemsComeAndGo(t *testing.T) {
 	r, _, log := startFilesystem(t, treeFilesystems)
-	before := r.readings()
+	before := r.must()
 	r.replace("proc/1/mountinfo", "39 25 0:51 / /mnt/cifs", "39 25 0:51 / /mnt/moved")
-	p := r.readings()
+	p := r.must()
 	p.without(t, "/mnt/cifs")
 	const moved = "system.filesystem.limit{//filer/share,rw,/mnt/moved,cifs}"
 	if s := p[moved].start; !s.Equal(tick(0)) || len(p) != len(before) {
 		t.Errorf("what was mounted since has %v as its start, %d series; want %v, %d", s, len(p), tick(0), len(before))
 	}
 	r.replace("proc/1/mountinfo", "38 25 0:50", "what 25 0:50")
-	p = r.readings() // a damaged line: nothing goes
+	p = r.must() // a damaged line: nothing goes
 	p.want(t, moved, 1000*4096)
 	if len(p) != len(before) {
 		t.Errorf("%d series with a damaged line, want %d", len(p), len(before))
 	}
-	r.readings()
+	r.must()
 	r.verdict(verdict.Degraded, "proc/1/mountinfo", "line 15")
 	if n := strings.Count(log.String(), "cannot read the whole list"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, log)
 	}
 	r.replace("proc/1/mountinfo", "what 25 0:50", "38 25 0:50")
-	r.readings()
+	r.must()
 	r.verdict(verdict.Active)
 	r.write("proc/1/mountinfo", "25 1 253:0 / / rw - ext4 /dev/vg0 rw\n")
-	if p := r.readings(); len(p) != seriesOfFilesystem+1 || r.env.Metrics.Live() != len(p) {
+	if p := r.must(); len(p) != seriesOfFilesystem+1 || r.env.Metrics.Live() != len(p) {
 		t.Errorf("%d series, %d live, want %d", len(p), r.env.Metrics.Live(), seriesOfFilesystem+1)
 	}
 }
@@ -323,9 +323,9 @@ func TestFilesystemsComeAndGo(t *testing.T) {
 // TestRemountReadOnly: the mode is an attribute, so the series change; a gauge and the log say so too.
 func TestRemountReadOnly(t *testing.T) {
 	r, k, log := startFilesystem(t, treeFilesystems)
-	before := r.readings()
+	before := r.must()
 	r.replace("proc/1/mountinfo", "- ext4 /dev/sda2 rw", "- ext4 /dev/sda2 rw,emergency_ro")
-	p := r.readings()
+	p := r.must()
 	p.want(t, "system.filesystem.linux.read_only{/dev/sda2,/boot,ext4}", 1)
 	p.want(t, "system.filesystem.usage{/dev/sda2,ro,/boot,used,ext4}", 600*4096)
 	if len(p.with("/dev/sda2,rw")) != 0 || len(p) != len(before) {
@@ -338,7 +338,7 @@ func TestRemountReadOnly(t *testing.T) {
 	answer := commonAnswer
 	answer.Flags = unix.ST_RDONLY
 	k.set(func() { k.answers["/mnt/nfs"] = answer })
-	r.readings().want(t, "system.filesystem.linux.read_only{filer:/export/a b,/mnt/nfs,nfs4}", 0)
+	r.must().want(t, "system.filesystem.linux.read_only{filer:/export/a b,/mnt/nfs,nfs4}", 0)
 }
 
 // TestFilesystemWithoutProcess1 has the mounts of slid: those below the root are the host's.
@@ -350,7 +350,7 @@ func TestFilesystemWithoutProcess1(t *testing.T) {
 	r.write("proc/self/mountinfo", "1 0 0:9 / / rw - overlay overlay rw\n2 1 8:1 / "+env.Root+
 		" ro - ext4 /dev/sda1 rw\n3 2 8:2 / "+env.Root+"/data rw - xfs /dev/sda2 rw\n4 1 8:1 /hosts /etc/hosts rw - ext4 /dev/sda1 rw\n")
 	r = start(t, env, func(env collector.Env) (collector.Collector, error) { return newFilesystem(env, k.ask) })
-	r.readings()
+	r.must()
 	r.verdict(verdict.Degraded, "mounts of slid", "hidepid")
 	if k.asked[env.Root] != 1 || k.asked[env.Root+"/data"] != 1 || len(k.asked) != 2 {
 		t.Errorf("asked %v", k.asked)
@@ -359,17 +359,17 @@ func TestFilesystemWithoutProcess1(t *testing.T) {
 
 func TestFilesystemBadInput(t *testing.T) {
 	r, _, _ := startFilesystem(t, treeFilesystems)
-	before := r.readings()
+	before := r.must()
 	whole := r.file("proc/1/mountinfo")
 	for _, content := range []string{"", strings.Repeat("\x00\xff\x7fELF - :\n9", 1000), whole[:len(whole)/2]} {
 		r.write("proc/1/mountinfo", content)
-		if p := r.readings(); len(p) < len(before) {
+		if p := r.must(); len(p) < len(before) {
 			t.Errorf("%d series after a damaged file, want %d", len(p), len(before))
 		}
 		r.verdict(verdict.Degraded, "proc/1/mountinfo")
 	}
 	r.write("proc/1/mountinfo", whole)
-	r.readings()
+	r.must()
 	r.verdict(verdict.Active)
 
 	env := envAt(t.TempDir())
@@ -392,7 +392,7 @@ func TestFilesystemAllocatesNothing(t *testing.T) {
 	live := start(t, liveEnv(), NewFilesystem)
 	for name, r := range map[string]*rig{"tree with one stuck and one denied": r, "live": live} {
 		for range 3 {
-			r.readings()
+			r.must()
 		}
 		ctx, now := t.Context(), tick(5)
 		if n := testing.AllocsPerRun(100, func() {

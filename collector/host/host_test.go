@@ -196,6 +196,8 @@ func (r *rig) points() points {
 					addPoints(p, m.Name, data.DataPoints)
 				case metricdata.Sum[float64]:
 					addPoints(p, m.Name, data.DataPoints)
+				case metricdata.Gauge[int64]:
+					addPoints(p, m.Name, data.DataPoints)
 				case metricdata.Gauge[float64]:
 					addPoints(p, m.Name, data.DataPoints)
 				default:

@@ -14,7 +14,7 @@ import (
 
 func TestNFSValues(t *testing.T) {
 	r := start(t, copyOf(t, "nfs/client"), NewNFS)
-	p := r.readings()
+	p := r.must()
 	for key, want := range map[string]float64{
 		"nfs.client.net.count{udp}":               0,
 		"nfs.client.net.count{tcp}":               17,
@@ -40,7 +40,7 @@ func TestNFSValues(t *testing.T) {
 		t.Errorf("counts since %v, want boot", s)
 	}
 	r.replace("proc/1/net/rpc/nfs", "rpc 56789 12", "rpc 5 0")
-	if s := r.readings()["nfs.client.rpc.count"].start; !s.Equal(tick(0)) {
+	if s := r.must()["nfs.client.rpc.count"].start; !s.Equal(tick(0)) {
 		t.Errorf("a count that fell counts since %v, want %v", s, tick(0))
 	}
 }
@@ -49,9 +49,9 @@ func TestNFSValues(t *testing.T) {
 func TestNoNFS(t *testing.T) {
 	r := start(t, copyOf(t, "nfs/client"), NewNFS)
 	whole := r.file("proc/1/net/rpc/nfs")
-	all := r.readings()
+	all := r.must()
 	remove(t, r.env.Root+"/proc/1/net/rpc")
-	if p := r.readings(); len(p) != 0 {
+	if p := r.must(); len(p) != 0 {
 		t.Errorf("%v without a client", p.with(""))
 	}
 	r.verdict(verdict.Active)
@@ -59,7 +59,7 @@ func TestNoNFS(t *testing.T) {
 		t.Errorf("%v allocations without a client", n)
 	}
 	r.write("proc/1/net/rpc/nfs", whole)
-	if p := r.readings(); len(p) != len(all) {
+	if p := r.must(); len(p) != len(all) {
 		t.Errorf("%d series when it is back, want %d", len(p), len(all))
 	}
 	if n := testing.AllocsPerRun(100, func() { _ = r.Collect(t.Context(), tick(9)) }); n != 0 {
@@ -70,7 +70,7 @@ func TestNoNFS(t *testing.T) {
 func TestNFSBadInput(t *testing.T) {
 	r := start(t, copyOf(t, "nfs/client"), NewNFS)
 	whole := r.file("proc/1/net/rpc/nfs")
-	before := r.readings()
+	before := r.must()
 	for name, content := range map[string]string{
 		"empty": "", "cut": whole[:len(whole)/2], "binary": "\x00\xffnet\n9 \n", "long": strings.Repeat(whole, 20),
 		"no numbers": "net a\nrpc 1 2 3\n", "too many promised": "net 0 0 0 0\nrpc 0 0 0\nproc4 99 1\n",
@@ -82,7 +82,7 @@ func TestNFSBadInput(t *testing.T) {
 	}
 	r.verdict(verdict.Unavailable, "net/rpc/nfs")
 	r.write("proc/1/net/rpc/nfs", whole)
-	if p := r.readings(); len(p) != len(before) {
+	if p := r.must(); len(p) != len(before) {
 		t.Errorf("%d series after recovery, want %d", len(p), len(before))
 	}
 	r.verdict(verdict.Active)

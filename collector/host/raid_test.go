@@ -12,7 +12,7 @@ import (
 
 func TestRAIDValues(t *testing.T) {
 	r := start(t, copyOf(t, "raid/server"), NewRAID)
-	p := r.readings()
+	p := r.must()
 	for name, want := range map[string]int{
 		"md0": raidOK, "md1": raidDegraded, "md2": raidFailed, "md3": raidOK, "md4": raidFailed, "md5": raidOK,
 		"md_home": raidDegraded, "md8": raidFailed,
@@ -59,29 +59,29 @@ func TestRAIDValues(t *testing.T) {
 // TestRAIDStory: a disk fails, a spare takes its place, the array is stopped.
 func TestRAIDStory(t *testing.T) {
 	r := start(t, copyOf(t, "raid/server"), NewRAID)
-	before := r.readings()
+	before := r.must()
 	const degraded = "hw.status{md0,md0,degraded,logical_disk}"
 	r.write("sys/block/md0/md/degraded", "1\n")
-	r.readings().want(t, degraded, 1)
+	r.must().want(t, degraded, 1)
 	r.write("sys/block/md0/md/sync_action", "recover\n")
 	r.write("sys/block/md0/md/sync_completed", "10 / 40\n")
-	p := r.readings()
+	p := r.must()
 	p.want(t, degraded, 1)
 	p.want(t, "hw.logical_disk.linux.sync.progress{md0,recover,md0}", 0.25)
 	r.write("sys/block/md0/md/degraded", "0\n")
 	r.write("sys/block/md0/md/sync_action", "idle\n")
-	p = r.readings()
+	p = r.must()
 	p.want(t, degraded, 0)
 	if len(p) != len(before) {
 		t.Errorf("%d series after the rebuild, want %d", len(p), len(before))
 	}
 	remove(t, r.env.Root+"/sys/block/md0")
-	r.readings().without(t, "md0")
+	r.must().without(t, "md0")
 	r.write("sys/block/md9/md/array_state", "clean\n")
 	r.write("sys/block/md9/md/level", "raid1\n")
 	r.write("sys/block/md9/md/raid_disks", "2\n")
 	r.write("sys/block/md9/size", "8\n")
-	if s := r.readings()["hw.logical_disk.linux.disks.limit{md9,md9}"].start; !s.Equal(tick(4)) {
+	if s := r.must()["hw.logical_disk.linux.disks.limit{md9,md9}"].start; !s.Equal(tick(4)) {
 		t.Errorf("a new array exists since %v, want %v", s, tick(4))
 	}
 }
@@ -92,11 +92,11 @@ func TestRAIDBadFile(t *testing.T) {
 	var log bytes.Buffer
 	env.Log = slog.New(slog.NewTextHandler(&log, nil))
 	r := start(t, env, NewRAID)
-	before := r.readings()
+	before := r.must()
 	r.write("sys/block/md0/md/raid_disks", "two\n")
 	r.write("sys/block/md1/md/degraded", "2\n")
 	for range 3 {
-		p := r.readings()
+		p := r.must()
 		p.want(t, "hw.status{md1,md1,failed,logical_disk}", 1)
 		if len(p) != len(before) {
 			t.Errorf("%d series, want %d", len(p), len(before))
@@ -107,13 +107,13 @@ func TestRAIDBadFile(t *testing.T) {
 		t.Errorf("logged %d times:\n%s", n, &log)
 	}
 	r.write("sys/block/md0/md/raid_disks", "2\n")
-	r.readings()
+	r.must()
 	r.verdict(verdict.Active)
 }
 
 func TestRAIDAbsent(t *testing.T) {
 	r := start(t, liveEnv(), NewRAID)
-	r.readings()
+	r.must()
 	r.verdict(verdict.Active)
 	_, err := NewRAID(envAt(t.TempDir()))
 	if v := verdict.FromError("host/raid", err); v.State != verdict.Unavailable || !strings.Contains(v.Reason, "block") {
@@ -126,8 +126,8 @@ func TestRAIDAbsent(t *testing.T) {
 
 func TestRAIDAllocatesNothing(t *testing.T) {
 	r := start(t, copyOf(t, "raid/server"), NewRAID)
-	r.readings()
-	r.readings()
+	r.must()
+	r.must()
 	if n := testing.AllocsPerRun(100, func() { _ = r.Collect(t.Context(), tick(9)) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}

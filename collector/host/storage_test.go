@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/procfs"
 	"github.com/slid-agent/slid/internal/verdict"
@@ -25,35 +23,6 @@ func mustOpen(t testing.TB, path string) *procfs.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
-}
-
-// readings runs one tick that may not fail and returns what is exported then, whole-number gauges included.
-func (r *rig) readings() points {
-	r.t.Helper()
-	if err := r.collect(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.snapshot.Take(tick(r.ticks))
-	p := points{}
-	for _, res := range r.snapshot.Resources {
-		for _, scope := range res.ScopeMetrics {
-			for _, m := range scope.Metrics {
-				switch data := m.Data.(type) {
-				case metricdata.Sum[int64]:
-					addPoints(p, m.Name, data.DataPoints)
-				case metricdata.Sum[float64]:
-					addPoints(p, m.Name, data.DataPoints)
-				case metricdata.Gauge[int64]:
-					addPoints(p, m.Name, data.DataPoints)
-				case metricdata.Gauge[float64]:
-					addPoints(p, m.Name, data.DataPoints)
-				default:
-					r.t.Fatalf("%s: unexpected %T", m.Name, m.Data)
-				}
-			}
-		}
-	}
-	return p
 }
 
 // with returns the keys that contain all parts.
@@ -70,7 +39,7 @@ func (p points) with(parts ...string) []string {
 
 func TestStorageValues(t *testing.T) {
 	r := start(t, copyOf(t, "storage/server"), NewStorage)
-	p := r.readings()
+	p := r.must()
 	for key, want := range map[string]float64{
 		"system.disk.limit{sda}":                                                                        7814037168 * 512,
 		"system.disk.limit{dm-0}":                                                                       1048576 * 512,
@@ -109,24 +78,24 @@ func TestStorageValues(t *testing.T) {
 // TestSCSICountersFillTheir32Bits and restart with another disk.
 func TestSCSICountersFillTheir32Bits(t *testing.T) {
 	r := start(t, copyOf(t, "storage/server"), NewStorage)
-	r.readings()
+	r.must()
 	r.write("sys/block/sdb/device/iodone_cnt", "0x10\n")
 	const done, errors = "hw.physical_disk.linux.commands{sdb,sdb,done}", "hw.errors{io_error,sda,sda,physical_disk}"
-	p := r.readings()
+	p := r.must()
 	p.want(t, done, 1<<32+0x10)
 	if s := p[done].start; !s.Equal(boot) {
 		t.Errorf("counts since %v, want boot", s)
 	}
 	r.write("sys/block/sda/diskseq", "9\n")
 	r.write("sys/block/sda/device/ioerr_cnt", "0x2\n")
-	p = r.readings()
+	p = r.must()
 	p.want(t, errors, 2)
 	if s := p[errors].start; !s.Equal(tick(1)) {
 		t.Errorf("another disk counts since %v, want %v", s, tick(1))
 	}
 	remove(t, r.env.Root+"/sys/block/sda")
 	remove(t, r.env.Root+"/sys/class/nvme/nvme1")
-	p = r.readings()
+	p = r.must()
 	p.without(t, "sda")
 	p.without(t, "{nvme1,")
 	if r.env.Metrics.Live() != len(p) {
@@ -139,12 +108,12 @@ func TestStorageBadFiles(t *testing.T) {
 	var log bytes.Buffer
 	env.Log = slog.New(slog.NewTextHandler(&log, nil))
 	r := start(t, env, NewStorage)
-	before := r.readings()
+	before := r.must()
 	r.write("sys/block/sda/device/ioerr_cnt", "\x00\xff")
 	r.write("sys/block/sdc/size", "-1\n")
 	r.write("sys/block/dm-0/size", "7\n")
 	for range 3 {
-		p := r.readings()
+		p := r.must()
 		p.want(t, "system.disk.limit{dm-0}", 7*512)
 		if len(p) != len(before) {
 			t.Errorf("%d series, want %d", len(p), len(before))
@@ -159,8 +128,8 @@ func TestStorageBadFiles(t *testing.T) {
 func TestStorageAllocatesNothing(t *testing.T) {
 	for name, env := range map[string]collector.Env{"tree": copyOf(t, "storage/server"), "live": liveEnv()} {
 		r := start(t, env, NewStorage)
-		r.readings()
-		r.readings()
+		r.must()
+		r.must()
 		if n := testing.AllocsPerRun(100, func() { _ = r.Collect(t.Context(), tick(9)) }); n != 0 {
 			t.Errorf("%s: %v allocations, want 0", name, n)
 		}
@@ -170,7 +139,7 @@ func TestStorageAllocatesNothing(t *testing.T) {
 // TestStorageLive compares with the kernel's list of devices.
 func TestStorageLive(t *testing.T) {
 	r := start(t, liveEnv(), NewStorage)
-	p := r.readings()
+	p := r.must()
 	list, err := os.ReadDir("/sys/block")
 	if err != nil {
 		t.Skip(err)

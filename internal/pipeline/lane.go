@@ -9,11 +9,8 @@ import (
 	"github.com/slid-agent/slid/internal/metric"
 )
 
-// The periods of the lanes that are not driven by the export interval.
-const (
-	burstPeriod = 200 * time.Millisecond
-	slowPeriod  = time.Minute
-)
+// slowPeriod is the time between two runs of a collector in the slow lane.
+const slowPeriod = time.Minute
 
 // heartbeat is the longest a lane sleeps without looking at the clock: it bounds the time in which a changed wall
 // clock goes unnoticed, and is how often a waiting pipeline reports progress to a watchdog.

@@ -122,7 +122,7 @@ func New(o Options) *Pipeline {
 	p.self = newSelf(o.Registry, o.Agent, p.runners, p.clock())
 	p.core = p.newLane(collector.Core, o.Interval)
 	p.core.progress = o.Progress
-	for _, l := range []*lane{p.newLane(collector.Burst, burstPeriod), p.newLane(collector.Slow, slowPeriod)} {
+	for _, l := range []*lane{p.newLane(collector.Burst, collector.BurstPeriod), p.newLane(collector.Slow, slowPeriod)} {
 		if len(l.runners) > 0 {
 			l.tick = l.start
 			p.background = append(p.background, l)
