@@ -26,20 +26,6 @@ type field struct {
 	option            string // the kernel option that brings it
 }
 
-// kernelTypes returns the running kernel's type information: a mapping of /sys/kernel/btf/vmlinux, decoded as needed.
-// The cache goes on to the loader, which needs the same.
-func kernelTypes(cache *btf.Cache) (*btf.Spec, error) {
-	types, err := cache.Kernel()
-	if err != nil {
-		return nil, &verdict.UnavailableError{
-			Reason:  "the kernel has no type information in /sys/kernel/btf/vmlinux",
-			Missing: "CONFIG_DEBUG_INFO_BTF=y",
-			Err:     errnoOf(err),
-		}
-	}
-	return types, nil
-}
-
 // requireFields checks that the kernel has all fields.
 func requireFields(types *btf.Spec, fields []field) error {
 	for _, f := range fields {
@@ -76,10 +62,18 @@ func hasMember(t btf.Type, name string) bool {
 	return false
 }
 
-// requireTracepoint checks the types of a tracepoint's arguments: want holds, from the first argument on, the name of
-// the struct an argument points to, or "" where any type will do.
-func requireTracepoint(types *btf.Spec, name string, want ...string) error {
+// A tracepoint is one that a probe attaches to.
+type tracepoint struct {
+	name string
+	// args holds, from the first argument on, the name of the struct that an argument points to, or "" where any type
+	// will do. The tracepoint may have more.
+	args []string
+}
+
+// requireTracepoint checks that the kernel has a tracepoint with the arguments that slid knows.
+func requireTracepoint(types *btf.Spec, t tracepoint) error {
 	var def *btf.Typedef
+	name := t.name
 	err := types.TypeByName("btf_trace_"+name, &def)
 	if err != nil && !errors.Is(err, btf.ErrNotFound) {
 		return fmt.Errorf("look up tracepoint %s in the kernel's types: %w", name, err)
@@ -87,7 +81,7 @@ func requireTracepoint(types *btf.Spec, name string, want ...string) error {
 	if err != nil {
 		return &verdict.UnavailableError{Reason: "the kernel has no tracepoint " + name}
 	}
-	if !takes(def, want) {
+	if !takes(def, t.args) {
 		return &verdict.UnavailableError{
 			Reason: "the kernel's tracepoint " + name + " has other arguments than slid knows",
 		}

@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -58,10 +57,10 @@ type HTTP struct {
 
 // NewHTTP loads the probe and attaches it. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; without, or on a kernel
 // that lacks something, the error is a *verdict.UnavailableError.
-func NewHTTP(opts HTTPOptions) (*HTTP, error) {
+func NewHTTP(k *Kernel, opts HTTPOptions) (*HTTP, error) {
 	needs := []capability{capBPF, capPerfmon, capNetAdmin}
 	h := &HTTP{}
-	if err := h.load(opts); err != nil {
+	if err := h.load(k, opts); err != nil {
 		return nil, errors.Join(unavailable("load the HTTP probe", err, needs...), h.Close())
 	}
 	if err := h.attach(opts); err != nil {
@@ -70,9 +69,8 @@ func NewHTTP(opts HTTPOptions) (*HTTP, error) {
 	return h, nil
 }
 
-func (h *HTTP) load(opts HTTPOptions) error {
-	cache := btf.NewCache()
-	types, err := kernelTypes(cache)
+func (h *HTTP) load(k *Kernel, opts HTTPOptions) error {
+	types, err := k.types()
 	if err != nil {
 		return err
 	}
@@ -99,7 +97,7 @@ func (h *HTTP) load(opts HTTPOptions) error {
 	for _, name := range unused {
 		delete(spec.Programs, name)
 	}
-	if h.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache}); err != nil {
+	if h.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: k.cache}); err != nil {
 		return err
 	}
 	h.in, h.out = h.collection.Programs[in], h.collection.Programs[out]
@@ -194,6 +192,9 @@ func (h *HTTP) Counts() (c Counts) {
 	}
 	return c
 }
+
+// Memory returns what the maps of the probe take of the kernel's memory, in bytes.
+func (h *HTTP) Memory() uint64 { return mapMemory(h.collection, nil) }
 
 // Flush closes the responses that had no new byte for a second: their durations are in the histograms afterwards. It
 // costs about 1 us per open connection.

@@ -14,7 +14,8 @@ import (
 )
 
 // When the kernel measures programs. While it does, every program on the host, not slid's alone, reads the clock twice
-// a run, so it is on for a second only: at the start, some seconds later, and then once a minute.
+// a run, so it is on for a second only: at the start, some seconds later, then once a minute, and when the governor
+// changed something.
 const (
 	meterOn    = time.Second
 	meterFirst = 4 * time.Second
@@ -29,13 +30,16 @@ type Counts struct {
 	Runs uint64 // runs of its programs
 	// TimedRuns of them measured their own time, TimedNS nanoseconds in sum.
 	TimedRuns, TimedNS uint64
-	// Outcomes says whether the probe tells here what became of its events: recorded in the histogram; unmatched, of
-	// unknown length; discarded, of impossible length. Else these are zero.
-	Outcomes                       bool
-	Recorded, Unmatched, Discarded uint64
+	// Outcomes says whether the probe tells here what became of its events. Else the numbers below are zero.
+	Outcomes  bool
+	Recorded  uint64 // counted
+	Unmatched uint64 // of unknown length: they began before the probe did
+	Discarded uint64 // of impossible length
+	Lost      uint64 // without memory or room
+	Skipped   uint64 // left out by sampling; the recorded ones have more weight instead
 }
 
-// Cost is the kernel time of one probe, summed over its programs.
+// Cost is what one probe takes, summed over its programs.
 type Cost struct {
 	Name   string
 	Counts Counts
@@ -44,53 +48,90 @@ type Cost struct {
 	Known      bool
 	RunSeconds float64 // mean of one run, lately
 	Seconds    float64 // estimate for all runs: exact number of runs times the mean of their time
+
+	// Missed is how many runs the kernel left out because a program was running on the CPU already, as of the last
+	// measurement. Their events are not counted anywhere else.
+	Missed uint64
+	Memory uint64 // of its maps in bytes, as of the last measurement
+
+	Governed bool // the governor may change what it records
+	Throttle Throttle
+}
+
+// Watched is a probe under measurement.
+type Watched struct {
+	Name     string
+	Counts   func() Counts
+	Programs []*ebpf.Program // closed only after the probe was taken out again
+	Memory   func() uint64   // nil: not known
+
+	// How the governor makes it cheaper; it leaves a probe without Detach alone.
+	Sample         func(shift, salt uint32) error // nil: it can only be detached
+	Detach, Attach func() error
+}
+
+// Watched returns the probe as a Meter takes it. sampled says whether its programs can leave out events.
+func (p *Probe) Watched(name string, sampled bool) Watched {
+	w := Watched{
+		Name: name, Counts: p.Counts, Programs: p.Programs(), Memory: p.Memory, Detach: p.Detach, Attach: p.Attach,
+	}
+	if sampled {
+		w.Sample = p.Sample
+	}
+	return w
 }
 
 // A Meter measures what probes cost the kernel: the mean time of a run, from bpf statistics that are on for a second a
 // minute, times the exact number of runs, which the probe counts itself. Statistics need CAP_SYS_ADMIN; without it the
-// mean comes from the runs that a program times itself, if it does.
+// mean comes from the runs that a program times itself, if it does. What the measuring itself takes is subtracted.
 //
 // The time is that of the program alone: it excludes the way into it, some 10 to 50 ns, and what it does to caches.
+// A meter with a budget is also the governor: it makes probes that take too much sample or detaches them.
 // Its methods may be called concurrently.
 type Meter struct {
 	start time.Time
 
-	mu      sync.Mutex // guards the fields below and what probes points to
-	probes  []*metered
-	refused error // why the kernel does not measure; nil if it does
-	stop    chan struct{}
-	done    chan struct{}
+	mu       sync.Mutex // guards the fields below and what probes points to
+	probes   []*metered
+	governor governor
+	clock    calibration
+	refused  error // why the kernel does not measure; nil if it does
+	stop     chan struct{}
+	done     chan struct{}
 }
 
 // metered is a probe under measurement.
 type metered struct {
-	counts   func() Counts
-	programs []*ebpf.Program
-	cost     Cost
+	Watched
+	cost Cost
 
 	counted    uint64 // runs that are in cost.Seconds
 	timed      Counts // the probe's own timing when last looked at
 	statsRuns  uint64 // the kernel's when last looked at
 	statsTime  time.Duration
 	fromKernel bool // the mean is the kernel's
+	governed   governed
 }
 
-// NewMeter returns a meter without probes.
-func NewMeter() *Meter { return &Meter{start: time.Now()} }
+// NewMeter returns a meter without probes. budget is the share of all CPUs, 0 to 1, that the probes together may take;
+// 0 means that they may take what they do.
+func NewMeter(budget float64) *Meter {
+	return &Meter{start: time.Now(), governor: governor{share: budget}}
+}
 
 // Start returns when the meter was made.
 func (m *Meter) Start() time.Time { return m.start }
 
-// Watch adds a probe that counts its runs: programs may be several, counts tells of them all. The returned function
-// takes the probe out again; call it before the programs are closed. The first Watch starts the measurements, Close ends
-// them.
-func (m *Meter) Watch(name string, counts func() Counts, programs ...*ebpf.Program) (unwatch func()) {
-	p := &metered{counts: counts, programs: programs, cost: Cost{Name: name}}
+// Watch adds a probe. The returned function takes it out again; call it before the probe is closed. The first Watch
+// starts the measurements, Close ends them.
+func (m *Meter) Watch(w Watched) (unwatch func()) {
+	p := &metered{Watched: w, cost: Cost{Name: w.Name, Governed: w.Detach != nil}}
 	m.mu.Lock()
 	m.probes = append(m.probes, p)
 	first := m.stop == nil
 	if first {
 		m.stop, m.done = make(chan struct{}), make(chan struct{})
+		m.clock.open()
 	}
 	stop, done := m.stop, m.done
 	m.mu.Unlock()
@@ -117,18 +158,27 @@ func (m *Meter) Close() error {
 	stop, done := m.stop, m.done
 	m.stop, m.done = nil, nil
 	m.mu.Unlock()
-	if stop != nil {
-		close(stop)
-		<-done
+	if stop == nil {
+		return nil
 	}
-	return nil
+	close(stop)
+	<-done
+	return m.clock.close()
 }
 
-// run measures until stop is closed, for the first time with the given statistics.
+// run measures and governs until stop is closed, for the first time with the given statistics.
 func (m *Meter) run(stats io.Closer, stop <-chan struct{}, done chan<- struct{}) {
 	defer close(done)
 	pause := meterFirst
-	for m.measure(stats, stop) && wait(pause, stop) {
+	for m.measure(stats, stop) {
+		for again := time.Now().Add(pause); time.Now().Before(again); {
+			if !wait(min(governPeriod, time.Until(again)), stop) {
+				return
+			}
+			if m.govern(time.Now()) {
+				break // what a run takes is another now
+			}
+		}
 		stats, pause = m.begin(), meterOff
 	}
 }
@@ -163,9 +213,15 @@ func (m *Meter) measure(stats io.Closer, stop <-chan struct{}) bool {
 	goOn := wait(meterOn, stop)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if stats != nil {
+		m.clock.measure()
+	}
 	seen := false
 	for _, p := range m.probes {
-		seen = p.takeStats(stats != nil) || seen
+		seen = p.takeStats(&m.clock, stats != nil) || seen
+		if p.Memory != nil {
+			p.cost.Memory = p.Memory()
+		}
 	}
 	if stats != nil {
 		_ = stats.Close() // closing the descriptor of statistics cannot fail
@@ -178,17 +234,19 @@ func (m *Meter) measure(stats io.Closer, stop <-chan struct{}) bool {
 
 // takeStats takes the mean run time from the kernel's statistics, and says whether it measured any run since the last
 // time. permitted says that it measures whenever the program runs.
-func (p *metered) takeStats(permitted bool) bool {
-	var runs uint64
+func (p *metered) takeStats(clock *calibration, permitted bool) bool {
+	var runs, missed uint64
 	var spent time.Duration
-	for _, program := range p.programs {
+	for _, program := range p.Programs {
 		s, err := program.Stats()
 		if err != nil {
 			return false // the program is closed
 		}
 		runs += s.RunCount
 		spent += s.Runtime
+		missed += s.RecursionMisses
 	}
+	p.cost.Missed = missed
 	dRuns, dTime := runs-p.statsRuns, spent-p.statsTime
 	p.statsRuns, p.statsTime = runs, spent
 	if dRuns == 0 {
@@ -196,8 +254,8 @@ func (p *metered) takeStats(permitted bool) bool {
 		return false
 	}
 	p.fromKernel = true
-	p.account() // the runs so far cost what they were thought to
-	p.setMean(dTime.Seconds() / float64(dRuns))
+	p.account(clock) // the runs so far cost what they were thought to
+	p.setMean(dTime.Seconds()/float64(dRuns), clock.stats)
 	return true
 }
 
@@ -206,18 +264,18 @@ func (m *Meter) Costs(dst []Cost) []Cost {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.probes {
-		p.account()
+		p.account(&m.clock)
 		dst = append(dst, p.cost)
 	}
 	return dst
 }
 
 // account adds the runs since the last time to the probe's kernel time.
-func (p *metered) account() {
-	c := p.counts()
+func (p *metered) account(clock *calibration) {
+	c := p.Counts()
 	p.cost.Counts = c
 	if n := c.TimedRuns - p.timed.TimedRuns; n > 0 && !p.fromKernel {
-		p.setMean(float64(c.TimedNS-p.timed.TimedNS) / 1e9 / float64(n))
+		p.setMean(float64(c.TimedNS-p.timed.TimedNS)/1e9/float64(n), clock.timed)
 	}
 	p.timed = c
 	if p.cost.Known {
@@ -226,8 +284,12 @@ func (p *metered) account() {
 	}
 }
 
-func (p *metered) setMean(seconds float64) {
-	p.cost.RunSeconds, p.cost.Known = seconds, true
+// leastRun is what a run takes at least: a few instructions.
+const leastRun = 2e-9
+
+// setMean takes the mean time of a run, of which measuring took a part.
+func (p *metered) setMean(seconds, measuring float64) {
+	p.cost.RunSeconds, p.cost.Known = max(seconds-measuring, leastRun), true
 }
 
 // Verdict says how kernel time is measured.
@@ -260,4 +322,24 @@ func (m *Meter) unknown() string {
 		return ""
 	}
 	return ", and unknown for " + strings.Join(names, ", ")
+}
+
+// Governed returns the verdict on a probe with what the governor did to it, if anything.
+func (m *Meter) Governed(name string, v verdict.Verdict) verdict.Verdict {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.probes {
+		if p.cost.Name != name || p.cost.Throttle.Reason == "" {
+			continue
+		}
+		v.State = verdict.Degraded
+		if v.Reason != "" {
+			v.Reason += "; "
+		}
+		v.Reason += p.cost.Throttle.Reason
+		if p.cost.Throttle.Detached {
+			v.State = verdict.Unavailable
+		}
+	}
+	return v
 }

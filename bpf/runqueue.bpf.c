@@ -1,7 +1,8 @@
 //go:build ignore
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Run-queue latency: how long runnable tasks wait for a CPU, host-wide.
+ * Run-queue latency: how long runnable tasks wait for a CPU, for each unit or container, and how much of that they
+ * wait because another task took their CPU away.
  *
  * The scheduler keeps each task's total wait (sched_info.run_delay) and the start of the wait that goes on
  * (sched_info.last_queued). When sched_switch fires, the wait of the next task has not been added to its total yet, so
@@ -9,96 +10,302 @@
  * switch, kept in the task's own storage, is the wait that ends now, with all of its parts when the task was moved
  * between CPUs meanwhile. It agrees with field 2 of /proc/PID/schedstat.
  *
- * Hook: tp_btf/sched_switch alone. Each CPU writes a slot of its own with interrupts off, so nothing is atomic and
- * nothing is shared. User space maps the slots and reads them without system calls.
+ * Hook: tp_btf/sched_switch alone. A kernel without that account (CONFIG_SCHED_INFO) gets the usual three: sched_wakeup
+ * and sched_wakeup_new note when a wait begins, and sched_switch when it is one that goes on.
+ * The programs run with interrupts off. Where each CPU has a shard of its own, nothing is atomic and nothing is shared.
  * The wait includes the time in which the quota of the task's cgroup held it back (CFS throttling).
  */
 #include "core.h"
+#include "cgroup.h"
 #include "hist.h"
-
-#define RUNQUEUE_TIMED 256 /* of so many runs, one measures its own time */
+#include "owner.h"
+#include "probe.h"
 
 /* Thread group whose tasks alone are recorded; 0 for all. For tests. */
 const volatile u32 only_tgid = 0;
 
-/* What one CPU counts. The size is a multiple of a cache line, so that no two CPUs share one. */
+/* Whether each CPU has a shard of its own. */
+const volatile bool exclusive = false;
+
+/* owner_epoch changes when groups get other slots: then what tasks remember of their own is out of date. */
+volatile u32 owner_epoch;
+
+/* Who took the CPU from a task that wanted to go on. */
+enum runqueue_by {
+	BY_OWN,    /* a task of the same unit or container, or nobody: its own quota of CPU time */
+	BY_OTHER,  /* a task of another one */
+	BY_SYSTEM, /* a task of the kernel */
+	BY_KINDS,
+};
+
+/* What is counted for an owner. */
 struct runqueue_slot {
 	struct hist wait;
-	u64 runs;       /* runs of the program */
-	u64 unmatched;  /* waits of unknown length: begun before the probe, or with no memory left for the task */
-	u64 discarded;  /* waits of negative length */
-	u64 timed_runs; /* runs that measured their own time */
-	u64 timed_ns;   /* that time */
-} __attribute__((aligned(64)));
+	u64 preempted[BY_KINDS];    /* waits of tasks that were preempted; they are in wait too */
+	u64 preempted_ns[BY_KINDS]; /* their time */
+};
 
-/* runqueue_seen is one more than a task's total wait at its last switch to a CPU; 0 for a task not seen yet. */
+/* What is remembered of a task. */
+struct runqueue_task {
+	u64 seen;   /* one more than its total wait at its last switch to a CPU; 0: none on record */
+	u64 since;  /* when its wait began, if the scheduler does not tell; 0: not known */
+	u64 cgroup; /* id of the control group that owner is for */
+	u32 owner;
+	u32 epoch;     /* likewise */
+	u32 salt;      /* of the sample that seen is from */
+	u32 preempted; /* 1 + enum runqueue_by; 0: it went to sleep, or is new */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, u64);
-} runqueue_seen SEC(".maps");
+	__type(value, struct runqueue_task);
+} runqueue_tasks SEC(".maps");
 
-/* runqueue_slots has a slot for each CPU the machine may have; user space sets the number before loading. */
+/* Who runs on a CPU. The size is that of a cache line. */
+struct runqueue_cpu {
+	u32 owner;
+	u32 pad[15];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct runqueue_cpu);
+} runqueue_cpus SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct runqueue_slot);
-} runqueue_slots SEC(".maps");
+} runqueue_table SEC(".maps");
 
-/* runqueue_observe counts the wait of next, which is about to run. */
-static __always_inline void runqueue_observe(struct runqueue_slot *slot, struct task_struct *next)
+/* runqueue_left_out says whether a task is none to record; the idle task never waits. */
+static __always_inline bool runqueue_left_out(struct task_struct *task)
+{
+	return !task->pid || (only_tgid && task->tgid != only_tgid);
+}
+
+/* runqueue_owner returns the owner of a task. It looks it up when the task or the slots moved, and remembers it. */
+static __always_inline u32 runqueue_owner(struct task_struct *task, struct runqueue_task *t)
+{
+	u64 cgroup = task->cgroups->dfl_cgrp->kn->id;
+	u32 epoch = owner_epoch;
+
+	if (t->cgroup != cgroup || t->epoch != epoch) {
+		t->owner = owner_of(cgroup);
+		t->cgroup = cgroup;
+		t->epoch = epoch;
+	}
+	return t->owner;
+}
+
+/* runqueue_add counts a number. */
+static __always_inline void runqueue_add(u64 *counter, u64 n)
+{
+	if (exclusive)
+		*counter += n;
+	else
+		__sync_fetch_and_add(counter, n);
+}
+
+/* runqueue_record counts a wait of a task, and forgets why it waited. */
+static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue_task *t, u64 wait)
+{
+	u32 key = table_key(t->owner), by = t->preempted - 1;
+	struct runqueue_slot *slot = bpf_map_lookup_elem(&runqueue_table, &key);
+	u64 n = 1ULL << (sample_shift & 31);
+
+	t->preempted = 0;
+	if (!slot)
+		return; /* no such slot: user space hands out none beyond the table */
+	c->recorded++;
+	if (exclusive)
+		hist_add(&slot->wait, wait, n);
+	else
+		hist_add_atomic(&slot->wait, wait, n);
+	if (by < BY_KINDS) {
+		runqueue_add(&slot->preempted[by], n);
+		runqueue_add(&slot->preempted_ns[by], wait * n);
+	}
+}
+
+/* runqueue_ends takes the wait of next from the scheduler's account: it is about to run. */
+static __always_inline void runqueue_ends(struct probe_cpu *c, struct task_struct *next, struct runqueue_task *t)
 {
 	struct sched_info *info = &next->sched_info;
-	u64 total, since, *seen;
+	u64 total, seen = t->seen;
+	u32 salt = sample_salt;
 
-	if (!next->pid)
-		return; /* the idle task does not wait */
-	if (only_tgid && next->tgid != only_tgid)
-		return; /* not the load under test */
-
-	seen = bpf_task_storage_get(&runqueue_seen, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!seen || !info->last_queued) {
-		slot->unmatched++; /* no memory, or no wait on record */
+	if (!info->last_queued) {
+		c->unmatched++; /* no wait on record */
 		return;
 	}
 	total = info->run_delay + next->se.cfs_rq->rq->clock - info->last_queued + 1;
-	since = *seen;
-	*seen = total;
-	if (!since) {
-		if (info->pcount) {
-			slot->unmatched++; /* it ran before the probe began: its former total is unknown */
+	t->seen = total;
+	if (t->salt != salt) {
+		t->salt = salt;
+		if (seen) { /* the last switch on record was not its last one */
+			c->unmatched++;
 			return;
 		}
-		since = 1; /* a new task, whose whole total is this wait */
 	}
-	if (total < since) {
-		slot->discarded++; /* the clocks of two CPUs disagree */
+	if (!seen) {
+		if (info->pcount) {
+			c->unmatched++; /* it ran before the probe began: its former total is unknown */
+			return;
+		}
+		seen = 1; /* a new task, whose whole total is this wait */
+	}
+	if (total < seen) {
+		c->discarded++; /* the clocks of two CPUs disagree */
 		return;
 	}
-	hist_record(&slot->wait, total - since);
+	runqueue_record(c, t, total - seen);
+}
+
+/* runqueue_taken notes who took the CPU from a task that wanted to go on. */
+static __always_inline void runqueue_taken(struct task_struct *prev, struct task_struct *next, u32 from, u32 to)
+{
+	struct runqueue_task *t = bpf_task_storage_get(&runqueue_tasks, prev, 0, 0);
+	u32 by = BY_OTHER;
+
+	if (!t)
+		return;
+	if (next->flags & PF_KTHREAD)
+		by = next->pid ? BY_SYSTEM : BY_OWN; /* the idle task takes over when a quota is used up */
+	else if (from == to)
+		by = BY_OWN;
+	t->preempted = by + 1;
+}
+
+/* runqueue_goes says whether prev wants to go on and its waits are recorded. */
+static __always_inline bool runqueue_goes(struct task_struct *prev, unsigned int state)
+{
+	return !state && !runqueue_left_out(prev) && probe_chosen(prev->pid);
+}
+
+/* runqueue_switched is what both kinds of sched_switch do. told says whether the scheduler tells how long next waited. */
+static __always_inline void runqueue_switched(struct probe_cpu *c, struct task_struct *prev, struct task_struct *next,
+					      unsigned int state, bool told)
+{
+	u32 cpu = bpf_get_smp_processor_id(), from, to = OWNER_REST;
+	struct runqueue_cpu *r = bpf_map_lookup_elem(&runqueue_cpus, &cpu);
+	bool goes = runqueue_goes(prev, state);
+	struct runqueue_task *t;
+
+	if (!r)
+		return; /* no such CPU: there are as many as are possible */
+	from = r->owner;
+	if (runqueue_left_out(next)) {
+		to = goes && next->pid ? owner_of(next->cgroups->dfl_cgrp->kn->id) : OWNER_REST;
+	} else if (!probe_chosen(next->pid)) {
+		c->skipped++;
+		to = goes ? owner_of(next->cgroups->dfl_cgrp->kn->id) : OWNER_REST;
+	} else {
+		t = bpf_task_storage_get(&runqueue_tasks, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (t) {
+			to = runqueue_owner(next, t);
+			if (told)
+				runqueue_ends(c, next, t);
+			else if (!t->since)
+				c->unmatched++; /* its wait began before the probe did */
+			else
+				runqueue_record(c, t, bpf_ktime_get_ns() - t->since);
+			t->since = 0;
+		} else {
+			c->lost++; /* no memory */
+		}
+	}
+	if (goes)
+		runqueue_taken(prev, next, from, to);
+	r->owner = to;
+}
+
+/* runqueue_begins notes when the wait of a task begins. */
+static __always_inline void runqueue_begins(struct task_struct *task)
+{
+	struct runqueue_task *t;
+
+	t = bpf_task_storage_get(&runqueue_tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (t)
+		t->since = bpf_ktime_get_ns();
+}
+
+/* runqueue_runs counts a run. The programs cannot interrupt each other on a CPU. */
+static __always_inline u64 runqueue_runs(struct probe_cpu *c)
+{
+	return ++c->runs % PROBE_TIMED ? 0 : bpf_ktime_get_ns();
+}
+
+static __always_inline void runqueue_ran(struct probe_cpu *c, u64 began)
+{
+	if (!began)
+		return;
+	c->timed_ns += bpf_ktime_get_ns() - began;
+	c->timed_runs++;
 }
 
 SEC("tp_btf/sched_switch")
-int BPF_PROG(runqueue_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
+int BPF_PROG(runqueue_switch, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int state)
 {
-	u32 cpu = bpf_get_smp_processor_id();
-	struct runqueue_slot *slot = bpf_map_lookup_elem(&runqueue_slots, &cpu);
-	u64 start = 0;
+	struct probe_cpu *c = probe_account();
+	u64 began;
 
-	if (!slot)
-		return 0; /* no such CPU: the slots are as many as CPUs are possible */
-
-	if (++slot->runs % RUNQUEUE_TIMED == 0)
-		start = bpf_ktime_get_ns();
-	runqueue_observe(slot, next);
-	if (start) {
-		slot->timed_ns += bpf_ktime_get_ns() - start;
-		slot->timed_runs++;
-	}
+	if (!c)
+		return 0;
+	began = runqueue_runs(c);
+	runqueue_switched(c, prev, next, state, true);
+	runqueue_ran(c, began);
 	return 0;
+}
+
+/* What follows is for kernels that do not account for waits. */
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(runqueue_change, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int state)
+{
+	struct probe_cpu *c = probe_account();
+	u64 began;
+
+	if (!c)
+		return 0;
+	began = runqueue_runs(c);
+	if (runqueue_goes(prev, state))
+		runqueue_begins(prev);
+	runqueue_switched(c, prev, next, state, false);
+	runqueue_ran(c, began);
+	return 0;
+}
+
+static __always_inline int runqueue_woken(struct task_struct *task)
+{
+	struct probe_cpu *c = probe_account();
+	u64 began;
+
+	if (!c)
+		return 0;
+	began = runqueue_runs(c);
+	if (!runqueue_left_out(task) && probe_chosen(task->pid))
+		runqueue_begins(task);
+	runqueue_ran(c, began);
+	return 0;
+}
+
+SEC("tp_btf/sched_wakeup")
+int BPF_PROG(runqueue_wakeup, struct task_struct *task)
+{
+	return runqueue_woken(task);
+}
+
+SEC("tp_btf/sched_wakeup_new")
+int BPF_PROG(runqueue_new, struct task_struct *task)
+{
+	return runqueue_woken(task);
 }
 
 char LICENSE[] SEC("license") = "GPL";

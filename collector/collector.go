@@ -60,6 +60,7 @@ type Factory struct {
 	Name   string       // e.g. host/cpu; the name in verdicts, logs and self-metrics
 	Class  metric.Class // who wants its metrics
 	Budget int          // most series it may have
+	OptIn  bool         // it runs only where the configuration asks for it
 	Lane   Lane
 	// New opens the source. An *verdict.UnavailableError means that this machine has none or does not allow it;
 	// the agent goes on without.

@@ -13,30 +13,53 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type RunqueueRunqueueSlot struct {
-	_    structs.HostLayout
-	Wait struct {
-		_        structs.HostLayout
-		Zero     uint64
-		Overflow uint64
-		SumNs    uint64
-		Buckets  [256]uint64
-	}
+type RunqueueHist struct {
+	_        structs.HostLayout
+	Zero     uint64
+	Overflow uint64
+	SumNs    uint64
+	Buckets  [256]uint64
+}
+
+type RunqueueProbeCpu struct {
+	_         structs.HostLayout
 	Runs      uint64
-	Unmatched uint64
-	Discarded uint64
 	TimedRuns uint64
 	TimedNs   uint64
+	Recorded  uint64
+	Unmatched uint64
+	Discarded uint64
+	Lost      uint64
+	Skipped   uint64
+}
+
+type RunqueueRunqueueSlot struct {
+	_           structs.HostLayout
+	Wait        RunqueueHist
+	Preempted   [3]uint64
+	PreemptedNs [3]uint64
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	RunqueueMapRunqueueSeen    = "runqueue_seen"
-	RunqueueMapRunqueueSlots   = "runqueue_slots"
+	RunqueueMapOwnerGroups     = "owner_groups"
+	RunqueueMapProbeCpus       = "probe_cpus"
+	RunqueueMapRunqueueCpus    = "runqueue_cpus"
+	RunqueueMapRunqueueTable   = "runqueue_table"
+	RunqueueMapRunqueueTasks   = "runqueue_tasks"
+	RunqueueProgRunqueueChange = "runqueue_change"
+	RunqueueProgRunqueueNew    = "runqueue_new"
 	RunqueueProgRunqueueSwitch = "runqueue_switch"
+	RunqueueProgRunqueueWakeup = "runqueue_wakeup"
+	RunqueueVarExclusive       = "exclusive"
 	RunqueueVarOnlyTgid        = "only_tgid"
+	RunqueueVarOwnerEpoch      = "owner_epoch"
+	RunqueueVarSampleSalt      = "sample_salt"
+	RunqueueVarSampleShift     = "sample_shift"
+	RunqueueVarTableShards     = "table_shards"
+	RunqueueVarTableSlots      = "table_slots"
 )
 
 // LoadRunqueue returns the embedded CollectionSpec for Runqueue.
@@ -81,22 +104,34 @@ type RunqueueSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RunqueueProgramSpecs struct {
+	RunqueueChange *ebpf.ProgramSpec `ebpf:"runqueue_change"`
+	RunqueueNew    *ebpf.ProgramSpec `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.ProgramSpec `ebpf:"runqueue_switch"`
+	RunqueueWakeup *ebpf.ProgramSpec `ebpf:"runqueue_wakeup"`
 }
 
 // RunqueueMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RunqueueMapSpecs struct {
-	RunqueueSeen  *ebpf.MapSpec `ebpf:"runqueue_seen"`
-	RunqueueSlots *ebpf.MapSpec `ebpf:"runqueue_slots"`
+	OwnerGroups   *ebpf.MapSpec `ebpf:"owner_groups"`
+	ProbeCpus     *ebpf.MapSpec `ebpf:"probe_cpus"`
+	RunqueueCpus  *ebpf.MapSpec `ebpf:"runqueue_cpus"`
+	RunqueueTable *ebpf.MapSpec `ebpf:"runqueue_table"`
+	RunqueueTasks *ebpf.MapSpec `ebpf:"runqueue_tasks"`
 }
 
 // RunqueueVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RunqueueVariableSpecs struct {
-	OnlyTgid *ebpf.VariableSpec `ebpf:"only_tgid"`
+	Exclusive   *ebpf.VariableSpec `ebpf:"exclusive"`
+	OnlyTgid    *ebpf.VariableSpec `ebpf:"only_tgid"`
+	OwnerEpoch  *ebpf.VariableSpec `ebpf:"owner_epoch"`
+	SampleSalt  *ebpf.VariableSpec `ebpf:"sample_salt"`
+	SampleShift *ebpf.VariableSpec `ebpf:"sample_shift"`
+	TableShards *ebpf.VariableSpec `ebpf:"table_shards"`
+	TableSlots  *ebpf.VariableSpec `ebpf:"table_slots"`
 }
 
 // RunqueueObjects contains all objects after they have been loaded into the kernel.
@@ -119,14 +154,20 @@ func (o *RunqueueObjects) Close() error {
 //
 // It can be passed to LoadRunqueueObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RunqueueMaps struct {
-	RunqueueSeen  *ebpf.Map `ebpf:"runqueue_seen"`
-	RunqueueSlots *ebpf.Map `ebpf:"runqueue_slots"`
+	OwnerGroups   *ebpf.Map `ebpf:"owner_groups"`
+	ProbeCpus     *ebpf.Map `ebpf:"probe_cpus"`
+	RunqueueCpus  *ebpf.Map `ebpf:"runqueue_cpus"`
+	RunqueueTable *ebpf.Map `ebpf:"runqueue_table"`
+	RunqueueTasks *ebpf.Map `ebpf:"runqueue_tasks"`
 }
 
 func (m *RunqueueMaps) Close() error {
 	return _RunqueueClose(
-		m.RunqueueSeen,
-		m.RunqueueSlots,
+		m.OwnerGroups,
+		m.ProbeCpus,
+		m.RunqueueCpus,
+		m.RunqueueTable,
+		m.RunqueueTasks,
 	)
 }
 
@@ -134,19 +175,31 @@ func (m *RunqueueMaps) Close() error {
 //
 // It can be passed to LoadRunqueueObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RunqueueVariables struct {
-	OnlyTgid *ebpf.Variable `ebpf:"only_tgid"`
+	Exclusive   *ebpf.Variable `ebpf:"exclusive"`
+	OnlyTgid    *ebpf.Variable `ebpf:"only_tgid"`
+	OwnerEpoch  *ebpf.Variable `ebpf:"owner_epoch"`
+	SampleSalt  *ebpf.Variable `ebpf:"sample_salt"`
+	SampleShift *ebpf.Variable `ebpf:"sample_shift"`
+	TableShards *ebpf.Variable `ebpf:"table_shards"`
+	TableSlots  *ebpf.Variable `ebpf:"table_slots"`
 }
 
 // RunqueuePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadRunqueueObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RunqueuePrograms struct {
+	RunqueueChange *ebpf.Program `ebpf:"runqueue_change"`
+	RunqueueNew    *ebpf.Program `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.Program `ebpf:"runqueue_switch"`
+	RunqueueWakeup *ebpf.Program `ebpf:"runqueue_wakeup"`
 }
 
 func (p *RunqueuePrograms) Close() error {
 	return _RunqueueClose(
+		p.RunqueueChange,
+		p.RunqueueNew,
 		p.RunqueueSwitch,
+		p.RunqueueWakeup,
 	)
 }
 

@@ -52,12 +52,16 @@ struct sched_info {
 
 /* include/linux/sched.h */
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
 	struct sched_entity se;
 	struct sched_info sched_info;
+	struct css_set *cgroups;
 };
 
 #pragma clang attribute pop
+
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h; in flags: a task of the kernel */
 
 #endif

@@ -82,36 +82,48 @@ static __always_inline u32 hist_bucket(u64 ns)
 }
 
 /*
- * hist_record counts a duration in a histogram that nobody else writes at the same time: one per CPU, from a program
- * that cannot be interrupted by another writer (e.g. with interrupts off).
+ * hist_add counts a duration n times in a histogram that nobody else writes at the same time: one per CPU, from a
+ * program that cannot be interrupted by another writer (e.g. with interrupts off).
  */
-static __always_inline void hist_record(struct hist *h, u64 ns)
+static __always_inline void hist_add(struct hist *h, u64 ns, u64 n)
 {
-	h->sum_ns += ns;
+	h->sum_ns += ns * n;
 	if (ns <= HIST_ZERO_NS) {
-		h->zero++;
+		h->zero += n;
 		return;
 	}
 	if (ns > HIST_MAX_NS) {
 		ns = HIST_MAX_NS;
-		h->overflow++;
+		h->overflow += n;
 	}
-	h->buckets[hist_bucket(ns)]++;
+	h->buckets[hist_bucket(ns)] += n;
 }
 
-/* hist_record_atomic counts a duration in a histogram that several CPUs write. */
-static __always_inline void hist_record_atomic(struct hist *h, u64 ns)
+/* hist_add_atomic counts a duration n times in a histogram that several CPUs write. */
+static __always_inline void hist_add_atomic(struct hist *h, u64 ns, u64 n)
 {
-	__sync_fetch_and_add(&h->sum_ns, ns);
+	__sync_fetch_and_add(&h->sum_ns, ns * n);
 	if (ns <= HIST_ZERO_NS) {
-		__sync_fetch_and_add(&h->zero, 1);
+		__sync_fetch_and_add(&h->zero, n);
 		return;
 	}
 	if (ns > HIST_MAX_NS) {
 		ns = HIST_MAX_NS;
-		__sync_fetch_and_add(&h->overflow, 1);
+		__sync_fetch_and_add(&h->overflow, n);
 	}
-	__sync_fetch_and_add(&h->buckets[hist_bucket(ns)], 1);
+	__sync_fetch_and_add(&h->buckets[hist_bucket(ns)], n);
+}
+
+/* hist_record counts a duration as hist_add does, once. */
+static __always_inline void hist_record(struct hist *h, u64 ns)
+{
+	hist_add(h, ns, 1);
+}
+
+/* hist_record_atomic counts a duration as hist_add_atomic does, once. */
+static __always_inline void hist_record_atomic(struct hist *h, u64 ns)
+{
+	hist_add_atomic(h, ns, 1);
 }
 
 #endif

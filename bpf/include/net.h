@@ -7,6 +7,7 @@
 #define SLID_NET_H
 
 #include "core.h"
+#include "cgroup.h"
 #include <bpf/bpf_endian.h>
 
 #define IPPROTO_HOPOPTS 0
@@ -61,16 +62,6 @@ struct net {
 typedef struct {
 	struct net *net;
 } possible_net_t;
-
-/* include/linux/kernfs.h; id is the inode number */
-struct kernfs_node {
-	u64 id;
-};
-
-/* include/linux/cgroup-defs.h; of the cgroup2 tree */
-struct cgroup {
-	struct kernfs_node *kn;
-};
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;

@@ -149,8 +149,11 @@ func (r doctorReport) print(w io.Writer, columns int) error {
 	return err
 }
 
-// absent is the state that people read of what the machine does not have.
-const absent = verdict.State("absent")
+// The states that people read of what the machine does not have, and of what nobody asked for.
+const (
+	absent = verdict.State("absent")
+	off    = verdict.State("off")
+)
 
 // printSources writes a line per source, and below it why it is not active.
 func (r doctorReport) printSources(b *strings.Builder, columns int) {
@@ -161,8 +164,11 @@ func (r doctorReport) printSources(b *strings.Builder, columns int) {
 	indent := strings.Repeat(" ", nameWidth+2)
 	count := map[verdict.State]int{}
 	for _, v := range r.Sources {
-		if v.Absent {
+		switch {
+		case v.Absent:
 			v.State = absent
+		case v.Off:
+			v.State = off
 		}
 		count[v.State]++
 		head := fmt.Sprintf("%-*s  %-11s  ", nameWidth, v.Name, v.State)
@@ -174,8 +180,8 @@ func (r doctorReport) printSources(b *strings.Builder, columns int) {
 			writeWrapped(b, indent, indent, "needs "+v.Missing, columns)
 		}
 	}
-	fmt.Fprintf(b, "\n%d active, %d degraded, %d unavailable, %d absent\n",
-		count[verdict.Active], count[verdict.Degraded], count[verdict.Unavailable], count[absent])
+	fmt.Fprintf(b, "\n%d active, %d degraded, %d unavailable, %d absent, %d off\n",
+		count[verdict.Active], count[verdict.Degraded], count[verdict.Unavailable], count[absent], count[off])
 }
 
 // writeWrapped writes head and text, and as much of the text as does not fit into the columns on lines of its own

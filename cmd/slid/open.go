@@ -17,6 +17,7 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/host"
+	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
@@ -31,7 +32,7 @@ type parts struct {
 	registry *metric.Registry
 	host     *resource.Resource
 	agent    *resource.Resource
-	meter    *bpf.Meter
+	probes   latency.Deps
 
 	collectors  []pipeline.Collector
 	unavailable []verdict.Verdict // what this machine has not or does not allow
@@ -51,24 +52,26 @@ func open(ctx context.Context, c config.Config, log *slog.Logger, progress func(
 		registry: metric.NewRegistry(instrumentation.Scope{
 			Name: "github.com/slid-agent/slid", Version: version, SchemaURL: metric.SchemaURL,
 		}),
-		host:  describeHost(ctx, facts.Resource, log),
-		meter: bpf.NewMeter(),
+		host:   describeHost(ctx, facts.Resource, log),
+		probes: latency.Deps{Kernel: &bpf.Kernel{}, Meter: bpf.NewMeter(c.Latency.CPUBudget)},
 	}
+	p.probes.Attribution = latency.NewAttribution(p.probes.Kernel)
 	p.agent = describeAgent(p.host)
 	env.Host, env.Boot = p.host, facts.Boot
-	for _, f := range collectors(p.meter, c) {
+	for _, f := range collectors(p.probes, c) {
 		if ctx.Err() != nil {
 			break
 		}
 		progress()
-		if key := disabledKey(c, f.Name); key != "" {
+		if why := switchedOff(c, f); why != "" {
 			p.disabled = append(p.disabled, verdict.Verdict{
-				Name: f.Name, State: verdict.Unavailable, Reason: "switched off by " + key + " in the configuration",
+				Name: f.Name, State: verdict.Unavailable, Reason: why, Off: true,
 			})
 			continue
 		}
 		p.open(f, env)
 	}
+	p.probes.Kernel.Release()
 	debug.FreeOSMemory() // the kernel's types took megabytes and are not needed any more
 	return p
 }
@@ -173,7 +176,7 @@ func attributeOf(r *resource.Resource, key attribute.Key) string {
 }
 
 // close ends what the collectors shared. Call it after their pipeline has shut down.
-func (p *parts) close() error { return p.meter.Close() }
+func (p *parts) close() error { return p.probes.Meter.Close() }
 
 // options returns what any pipeline over the parts needs.
 func (p *parts) options(interval time.Duration, log *slog.Logger) pipeline.Options {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/collector/service"
 	"github.com/slid-agent/slid/internal/config"
 )
@@ -20,15 +22,12 @@ func (e *configError) Unwrap() error { return e.err }
 func loadConfig(path string) (config.Config, error) {
 	c, err := config.Load(path)
 	if err == nil {
-		var hostNames, latencyNames []string
-		for _, f := range collectors(nil, c) {
-			if area, name, _ := strings.Cut(f.Name, "/"); area == "host" {
-				hostNames = append(hostNames, name)
-			} else if area == "latency" {
-				latencyNames = append(latencyNames, name)
-			}
+		known := map[string][]string{}
+		for _, f := range collectors(latency.Deps{}, c) {
+			area, name, _ := strings.Cut(f.Name, "/")
+			known[area] = append(known[area], name)
 		}
-		err = c.CheckDisabled(hostNames, latencyNames)
+		err = c.CheckCollectors(known)
 	}
 	if err != nil {
 		return config.Config{}, &configError{err}
@@ -46,14 +45,17 @@ func lenientConfig(path string) (c config.Config, unread bool, err error) {
 	return c, false, err
 }
 
-// disabledKey returns the configuration key that switches the collector off, or "" if none does.
-func disabledKey(c config.Config, collector string) string {
-	area, name, _ := strings.Cut(collector, "/")
-	list := map[string][]string{"host": c.Host.Disabled, "latency": c.Latency.Disabled}[area]
-	if !slices.Contains(list, name) {
-		return ""
+// switchedOff returns why the configuration does not want a collector, or "" if it does.
+func switchedOff(c config.Config, f collector.Factory) string {
+	area, name, _ := strings.Cut(f.Name, "/")
+	disabled := map[string][]string{"host": c.Host.Disabled, "latency": c.Latency.Disabled}[area]
+	switch {
+	case slices.Contains(disabled, name):
+		return "switched off by " + area + ".disabled in the configuration"
+	case f.OptIn && !slices.Contains(c.Latency.Enabled, name):
+		return "off by default: switch it on by latency.enabled in the configuration"
 	}
-	return area + ".disabled"
+	return ""
 }
 
 // overrides returns the names that the configuration gives to services.

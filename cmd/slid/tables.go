@@ -3,7 +3,6 @@ package main
 import (
 	"github.com/cilium/ebpf"
 
-	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/bpf/gen"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/host"
@@ -16,7 +15,7 @@ import (
 
 // collectors returns the list of all collectors, one line each. They are opened in this order. Budgets are generous
 // multiples of what a large host needs; what goes over one is counted in slid.series.dropped.
-func collectors(meter *bpf.Meter, c config.Config) []collector.Factory {
+func collectors(d latency.Deps, c config.Config) []collector.Factory {
 	processors := host.CPUOptions{PerCPU: c.Host.PerCPU}
 	return []collector.Factory{
 		{Name: "host/cpu", Class: metric.ClassHost, Budget: 10000, New: processors.New},
@@ -41,10 +40,12 @@ func collectors(meter *bpf.Meter, c config.Config) []collector.Factory {
 		{Name: "host/frequency", Class: metric.ClassHost, Budget: 20000, Lane: collector.Slow, New: processors.NewFrequency},
 		{Name: "host/sensors", Class: metric.ClassHost, Budget: 5000, Lane: collector.Slow, New: host.NewSensors},
 		{Name: "host/burst", Class: metric.ClassHost, Budget: 500, Lane: collector.Burst, New: host.NewBurst},
-		{Name: "latency/runqueue", Class: metric.ClassLatency, Budget: 20, New: metered(latency.NewRunQueue, meter)},
-		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(meter, overrides(c))},
+		// Before the probes, which then tell apart the units and containers.
+		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.Attribution.Open},
+		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
+		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
-		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 100, New: metered(latency.NewCost, meter)},
+		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
 	}
 }
 
@@ -60,15 +61,13 @@ func formats() []option[text.Format] {
 
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
-	return []func() (*ebpf.CollectionSpec, error){gen.LoadRunqueue, gen.LoadHTTP}
+	return []func() (*ebpf.CollectionSpec, error){gen.LoadOwner, gen.LoadRunqueue, gen.LoadHTTP}
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)
 
-func metered(open func(collector.Env, *bpf.Meter) (collector.Collector, error), meter *bpf.Meter) constructor {
-	return func(env collector.Env) (collector.Collector, error) { return open(env, meter) }
-}
-
-func traffic(meter *bpf.Meter, overrides []service.Override) constructor {
-	return func(env collector.Env) (collector.Collector, error) { return service.NewTraffic(env, meter, overrides) }
+func traffic(d latency.Deps, overrides []service.Override) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return service.NewTraffic(env, d.Kernel, d.Meter, overrides)
+	}
 }

@@ -238,42 +238,25 @@ func (c *Cgroups) nameGroup(n *cgroupNode, now time.Time, whole bool) {
 
 // serviceOf describes the group. Two that are alike (a user's unit of the same name) differ by their path.
 func (c *Cgroups) serviceOf(n *cgroupNode) cgroup.Service {
-	if !n.owner {
-		s := cgroup.Service{Name: "other", Path: cmp.Or(n.path, "/")}
-		if strings.HasSuffix(n.name, ".slice") {
-			s.Unit = n.name
-		}
-		return s
-	}
-	g := cgroup.Describe(n.path)
 	command := ""
-	if g.Container != "" {
+	if cgroup.Describe(n.path).Container != "" {
 		command = c.command(n)
 	}
-	s := cgroup.Service{
-		Name: text(cgroup.DefaultName(g.Unit, g.Container, command)), Unit: text(g.Unit), Container: g.Container,
-		Runtime: g.Runtime, Pod: g.Pod, QoS: g.QoS,
-	}
-	if c.services[s] > 0 {
+	s := cgroup.ServiceAt(n.path, command)
+	if n.owner && c.services[s] > 0 {
 		s.Path = n.path
 	}
 	return s
 }
 
-// command returns the name of the first process of a container, or "" if it cannot be seen or is still the runtime's.
+// command returns the name of the first process of a group or of those below it that belong to it, or "".
 func (c *Cgroups) command(n *cgroupNode) string {
 	for i := range c.tree.trees {
 		if n.in&(1<<i) == 0 {
 			continue
 		}
-		b, err := procfs.ReadAll(filepath.Join(c.tree.dir(n, i), "cgroup.procs"))
-		if pid := firstCgroupProcess(b); err == nil && pid != 0 {
-			comm, _ := procfs.ReadAll(filepath.Join(c.env.Proc, fmt.Sprint(pid), "comm"))
-			name := strings.TrimSuffix(string(comm), "\n")
-			if strings.HasPrefix(name, "runc:") || strings.HasPrefix(name, "crun") {
-				return ""
-			}
-			return text(name)
+		if name := cgroup.FirstCommand(c.env.Proc, c.tree.dir(n, i)); name != "" {
+			return name
 		}
 	}
 	for _, child := range n.children {
@@ -282,21 +265,6 @@ func (c *Cgroups) command(n *cgroupNode) string {
 		}
 	}
 	return ""
-}
-
-// firstCgroupProcess returns the lowest number of a list; 0 stands for processes out of sight.
-func firstCgroupProcess(b []byte) (first uint64) {
-	for len(b) > 0 {
-		line, rest, ok := procfs.Line(b)
-		if !ok {
-			break
-		}
-		b = rest
-		if pid, err := procfs.Uint(line); err == nil && pid != 0 && (first == 0 || pid < first) {
-			first = pid
-		}
-	}
-	return first
 }
 
 // link finds the named group above each.

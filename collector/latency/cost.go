@@ -31,22 +31,25 @@ type cost struct {
 	kernelTime  metric.FloatFamily
 	runDuration metric.FloatFamily
 	events      metric.IntFamily
+	memory      metric.IntFamily
+	sampling    metric.FloatFamily
 }
 
 // probeCost has the registers of one probe.
 type probeCost struct {
 	// Nil until a run was measured: an unknown cost is not zero.
 	kernelTime, runDuration *metric.Float
-	// Nil if the probe does not tell.
-	recorded, unmatched, discarded *metric.Int
+	outcomes                [6]*metric.Int // nil if the probe does not tell
+	memory                  *metric.Int    // nil until it is known
+	sampling                *metric.Float  // nil if the probe is not governed
 }
 
-// NewCost collects what the probes watched by meter cost and lose: five series each. Env.Host is the resource they
-// belong to. The collector does not own the meter.
-func NewCost(env collector.Env, meter *bpf.Meter) (collector.Collector, error) {
+// NewCost collects what the probes watched by the meter cost and lose. Env.Host is the resource they belong to. The
+// collector does not own the meter.
+func (d Deps) NewCost(env collector.Env) (collector.Collector, error) {
 	return &cost{
-		meter:  meter,
-		entity: env.Metrics.Entity(env.Host, meter.Start()), // no probe began before
+		meter:  d.Meter,
+		entity: env.Metrics.Entity(env.Host, d.Meter.Start()), // no probe began before
 		probes: make(map[string]*probeCost),
 		kernelTime: env.Metrics.Float(metric.Desc{
 			Name:        "slid.probe.kernel_time",
@@ -65,12 +68,31 @@ func NewCost(env collector.Env, meter *bpf.Meter) (collector.Collector, error) {
 			Source:      bpf.MeterHook,
 		}),
 		events: env.Metrics.Int(metric.Desc{
-			Name:        "slid.probe.events",
-			Unit:        "{event}",
-			Kind:        metric.Counter,
-			Description: "Events a probe saw: recorded, unmatched (of unknown length) or discarded (of impossible length).",
-			Attributes:  []attribute.Key{keyProbe, keyOutcome},
-			Source:      "the probe's own counters",
+			Name: "slid.probe.events",
+			Unit: "{event}",
+			Kind: metric.Counter,
+			Description: "Events a probe saw: recorded, unmatched (of unknown length), discarded (of impossible length), lost " +
+				"(without memory or room), skipped (by sampling; the recorded ones have more weight instead) or missed (the " +
+				"program was running on the CPU already).",
+			Attributes: []attribute.Key{keyProbe, keyOutcome},
+			Source:     "the probe's own counters",
+		}),
+		memory: env.Metrics.Int(metric.Desc{
+			Name:        "slid.probe.memory",
+			Unit:        "By",
+			Kind:        metric.Gauge,
+			Description: "Kernel memory of a probe's maps.",
+			Attributes:  []attribute.Key{keyProbe},
+			Source:      "memlock in /proc/self/fdinfo",
+		}),
+		sampling: env.Metrics.Float(metric.Desc{
+			Name: "slid.probe.sampling",
+			Unit: "1",
+			Kind: metric.Gauge,
+			Description: "Share of the events that a probe records: 1, or less where it took too much of the CPUs, or 0 " +
+				"where it was detached for that.",
+			Attributes: []attribute.Key{keyProbe},
+			Source:     "the governor",
 		}),
 	}, nil
 }
@@ -88,9 +110,18 @@ func (c *cost) Collect(_ context.Context, now time.Time) error {
 			c.storeTime(p, of, now)
 		}
 		if of.Counts.Outcomes {
-			p.recorded.Observe(of.Counts.Recorded, now)
-			p.unmatched.Observe(of.Counts.Unmatched, now)
-			p.discarded.Observe(of.Counts.Discarded, now)
+			for i, n := range outcomesOf(of) {
+				p.outcomes[i].Observe(n, now)
+			}
+		}
+		if of.Memory > 0 {
+			if p.memory == nil {
+				p.memory = c.memory.With(c.entity, keyProbe.String(of.Name))
+			}
+			p.memory.Set(int64(of.Memory))
+		}
+		if p.sampling != nil {
+			p.sampling.Set(of.Throttle.Recorded())
 		}
 	}
 	return nil
@@ -101,12 +132,21 @@ func (c *cost) register(of *bpf.Cost) *probeCost {
 	p := &probeCost{}
 	if of.Counts.Outcomes {
 		name := keyProbe.String(of.Name)
-		p.recorded = c.events.With(c.entity, name, keyOutcome.String("recorded"))
-		p.unmatched = c.events.With(c.entity, name, keyOutcome.String("unmatched"))
-		p.discarded = c.events.With(c.entity, name, keyOutcome.String("discarded"))
+		for i, outcome := range [...]string{"recorded", "unmatched", "discarded", "lost", "skipped", "missed"} {
+			p.outcomes[i] = c.events.With(c.entity, name, keyOutcome.String(outcome))
+		}
+	}
+	if of.Governed {
+		p.sampling = c.sampling.With(c.entity, keyProbe.String(of.Name))
 	}
 	c.probes[of.Name] = p
 	return p
+}
+
+// outcomesOf returns the counts of what became of a probe's events, in the order of their registers.
+func outcomesOf(of *bpf.Cost) [6]uint64 {
+	n := &of.Counts
+	return [6]uint64{n.Recorded, n.Unmatched, n.Discarded, n.Lost, n.Skipped, of.Missed}
 }
 
 // storeTime stores a probe's kernel time, once it is known.

@@ -1,11 +1,13 @@
-// Package latency is the user-space half of the kernel probes: it carries their histograms into registers and tells
-// what the probes cost. A tick reads memory that the kernel writes (package bpf); it makes no system call and allocates
-// nothing.
+// Package latency is the user-space half of the kernel probes: it carries their histograms into registers, for the host
+// and for each unit and container, and tells what the probes cost. A tick reads memory that the kernel writes (package
+// bpf); it makes no system call for it and allocates nothing.
 package latency
 
 import (
 	"context"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
@@ -16,55 +18,95 @@ import (
 // RunQueueName is the run-queue collector's name in verdicts.
 const RunQueueName = "latency/runqueue"
 
+// keyPreemptedBy says who took the CPU.
+const keyPreemptedBy = attribute.Key("linux.preempted_by")
+
 // runQueue collects how long tasks wait for a CPU.
 type runQueue struct {
-	probe   *bpf.RunQueue
-	unwatch func()
-	totals  bpf.RunQueueTotals
-	wait    *metric.Hist
-	bucket  func(int) uint64 // reads totals; kept, since making it allocates
+	common
+	ledger *ledger[bpf.RunQueueCounts, runQueueRegisters]
+	host   runQueueRegisters
 }
 
-// NewRunQueue loads the run-queue probe, host-wide, and lets meter measure what it costs. It has one series. The error
-// is a *verdict.UnavailableError where the kernel or the process's capabilities do not allow it.
-func NewRunQueue(env collector.Env, meter *bpf.Meter) (collector.Collector, error) {
-	probe, err := bpf.NewRunQueue(bpf.RunQueueOptions{})
+// runQueueRegisters are those of the host or of an owner.
+type runQueueRegisters struct {
+	wait          *histogram
+	preempted     [3]*metric.Int
+	preemptedTime [3]*metric.Float
+}
+
+// NewRunQueue loads the run-queue probe. It has seven series for the host and for each owner that attribution tells
+// apart. The error is a *verdict.UnavailableError where the kernel or the process's capabilities do not allow it.
+func (d Deps) NewRunQueue(env collector.Env) (collector.Collector, error) {
+	probe, err := bpf.NewRunQueue(d.Kernel, bpf.RunQueueOptions{})
 	if err != nil {
 		return nil, err
 	}
-	// The kernel's counters began with the probe.
-	host := env.Metrics.Entity(env.Host, probe.Start())
-	c := &runQueue{
-		probe:   probe,
-		unwatch: meter.Watch("runqueue", probe.Counts, probe.Programs()...),
-		wait: env.Metrics.Histogram(metric.Desc{
-			Name:        "system.cpu.linux.runqueue.duration",
-			Unit:        "s",
-			Description: "Time a runnable task waited for a CPU, throttling by its cgroup's quota included.",
-			Source:      bpf.RunQueueHook,
-		}).With(host),
-	}
-	c.bucket = func(i int) uint64 { return c.totals.Wait.Buckets[i] }
+	c := &runQueue{common: d.watch("runqueue", probe.Probe, true)}
+	system, container := declareRunQueue(env.Metrics, "system"), declareRunQueue(env.Metrics, "container")
+	c.host = system(env.Metrics.Entity(env.Host, probe.Start())) // the kernel's counters began with the probe
+	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), probe.Moved, container, runQueueRegisters.store)
 	return c, nil
 }
 
-// Collect copies the kernel's histogram.
-func (c *runQueue) Collect(context.Context, time.Time) error {
-	if err := c.probe.Read(&c.totals); err != nil {
-		return err
+// declareRunQueue declares the metrics of the host (system) or of owners (container), and returns what makes their
+// registers.
+func declareRunQueue(g *metric.Group, area string) func(*metric.Entity) runQueueRegisters {
+	wait := g.Histogram(metric.Desc{
+		Name:        area + ".cpu.linux.runqueue.duration",
+		Unit:        "s",
+		Description: "Time a runnable task waited for a CPU, throttling by its cgroup's quota included.",
+		Source:      "tp_btf/sched_switch",
+	})
+	preempted := g.Int(metric.Desc{
+		Name: area + ".cpu.linux.runqueue.preempted",
+		Unit: "{wait}",
+		Kind: metric.Counter,
+		Description: "Waits of tasks that wanted to go on: the CPU was taken by a task of the same unit or container " +
+			"or by its own quota (own), by one of another (other), or by a task of the kernel (system).",
+		Attributes: []attribute.Key{keyPreemptedBy},
+		Source:     "tp_btf/sched_switch",
+	})
+	preemptedTime := g.Float(metric.Desc{
+		Name:        area + ".cpu.linux.runqueue.preempted_time",
+		Unit:        "s",
+		Kind:        metric.Counter,
+		Description: "Time of these waits; it is part of the run-queue durations.",
+		Attributes:  []attribute.Key{keyPreemptedBy},
+		Source:      "tp_btf/sched_switch",
+	})
+	return func(e *metric.Entity) (r runQueueRegisters) {
+		r.wait = newHistogram(wait.With(e))
+		for i, by := range [...]string{
+			bpf.PreemptedByOwn: "own", bpf.PreemptedByOther: "other", bpf.PreemptedBySystem: "system",
+		} {
+			r.preempted[i] = preempted.With(e, keyPreemptedBy.String(by))
+			r.preemptedTime[i] = preemptedTime.With(e, keyPreemptedBy.String(by))
+		}
+		return r
 	}
-	w := &c.totals.Wait
-	c.wait.Load(w.Zero, w.Overflow, float64(w.SumNS)/1e9, c.bucket)
-	return nil
 }
 
-// Verdicts says that the probe is attached.
-func (c *runQueue) Verdicts() []verdict.Verdict {
-	return []verdict.Verdict{{Name: RunQueueName, State: verdict.Active, Hook: bpf.RunQueueHook}}
+func (r runQueueRegisters) store(v *bpf.RunQueueCounts, now time.Time) {
+	r.wait.load(&v.Wait)
+	for i := range v.Preempted {
+		r.preempted[i].Observe(v.Preempted[i], now)
+		r.preemptedTime[i].Observe(seconds(v.PreemptedNS[i]), now)
+	}
 }
+
+// Collect copies the kernel's counts.
+func (c *runQueue) Collect(_ context.Context, now time.Time) error {
+	err := c.ledger.collect(now)
+	c.host.store(&c.ledger.total, now)
+	return err
+}
+
+// Verdicts says how the probe measures.
+func (c *runQueue) Verdicts() []verdict.Verdict { return c.verdicts(RunQueueName) }
 
 // Close detaches the probe.
 func (c *runQueue) Close() error {
-	c.unwatch()
-	return c.probe.Close()
+	c.ledger.close()
+	return c.close()
 }

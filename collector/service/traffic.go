@@ -71,7 +71,7 @@ type slot struct {
 
 // NewTraffic loads the probe and starts to count. The error is a *verdict.UnavailableError where this machine does not
 // allow it.
-func NewTraffic(env collector.Env, meter *bpf.Meter, overrides []Override) (collector.Collector, error) {
+func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrides []Override) (collector.Collector, error) {
 	started := time.Now()
 	t := &Traffic{
 		env: env, overrides: overrides, view: viewOf(env), collected: started, pruned: started,
@@ -81,17 +81,17 @@ func NewTraffic(env collector.Env, meter *bpf.Meter, overrides []Override) (coll
 		served:    map[endpointKey]*served{},
 		resources: map[identity]*resource.Resource{},
 	}
-	if err := t.attach(); err != nil {
+	if err := t.attach(kernel); err != nil {
 		return nil, err
 	}
-	t.unwatch = meter.Watch(trafficName, t.probe.Counts, t.probe.Programs()...)
+	t.unwatch = meter.Watch(bpf.Watched{Name: trafficName, Counts: t.probe.Counts, Programs: t.probe.Programs(), Memory: t.probe.Memory})
 	t.declareLosses(started)
 	return t, nil
 }
 
 // attach loads the probe where the view says.
-func (t *Traffic) attach() (err error) {
-	t.probe, err = bpf.NewHTTP(bpf.HTTPOptions{Cgroup: t.view.cgroup, OnlyNetns: t.view.only})
+func (t *Traffic) attach(kernel *bpf.Kernel) (err error) {
+	t.probe, err = bpf.NewHTTP(kernel, bpf.HTTPOptions{Cgroup: t.view.cgroup, OnlyNetns: t.view.only})
 	if err != nil || t.view.cgroup != "" {
 		return err
 	}

@@ -40,7 +40,7 @@ type Config struct {
 	Services []Service     // overrides of discovered names; the first that matches wins
 	Export   []Destination // empty: the file names none
 
-	disabled []disabled // what is switched off, with its place in the file
+	named []named // collectors that are switched on or off, with their places in the file
 }
 
 // Host configures the collectors of the host.
@@ -56,6 +56,9 @@ type Host struct {
 // Latency configures the kernel's latency probes.
 type Latency struct {
 	Disabled []string // probes that are not loaded, e.g. runqueue
+	Enabled  []string // probes that are loaded though they are not by default, e.g. softirq
+	// CPUBudget is the share of all CPUs, 0 to 1, that the probes together may take in the kernel; more makes them sample.
+	CPUBudget float64
 }
 
 // Service gives a discovered service another name.
@@ -85,7 +88,7 @@ type Destination struct {
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	return Config{Interval: 10 * time.Second, Host: Host{Root: "/"}}
+	return Config{Interval: 10 * time.Second, Host: Host{Root: "/"}, Latency: Latency{CPUBudget: 0.005}}
 }
 
 // Load reads the file at path. An empty path means DefaultPath, which need not exist; a file that is named must.
@@ -149,29 +152,35 @@ func Parse(name string, data []byte) (Config, error) {
 	return c, nil
 }
 
-// disabled is an entry of host.disabled or latency.disabled.
-type disabled struct {
-	latency bool // of latency.disabled
+// named is an entry of host.disabled, latency.disabled or latency.enabled.
+type named struct {
+	area    string // host or latency
 	name    string
+	enabled bool
 	place   Problem // where it stands
 }
 
-// CheckDisabled reports the entries of host.disabled and latency.disabled that are none of the given names, as
-// Parse would: only the caller knows which collectors exist. A misspelt name would leave a collector running that
-// was meant to be off.
-func (c Config) CheckDisabled(host, latency []string) error {
+// CheckCollectors reports the entries of host.disabled, latency.disabled and latency.enabled that are none of the known
+// names of their area, as Parse would: only the caller knows which collectors exist. A misspelt name would leave a
+// collector running that was meant to be off. One that is both enabled and disabled is reported, too.
+func (c Config) CheckCollectors(known map[string][]string) error {
 	var list []error
-	for _, e := range c.disabled {
-		known := host
-		if e.latency {
-			known = latency
-		}
-		if slices.Contains(known, e.name) {
+	for _, e := range c.named {
+		p := e.place
+		switch {
+		case !slices.Contains(known[e.area], e.name):
+			verb := "disable"
+			if e.enabled {
+				verb = "enable"
+			}
+			p.What = "there is no " + show(e.name) + " to " + verb
+			p.Remedy = suggest(e.name, known[e.area], "known names")
+		case e.enabled && slices.Contains(c.Latency.Disabled, e.name):
+			p.What = show(e.name) + " is both enabled and disabled"
+			p.Remedy = "remove it from one of the two lists"
+		default:
 			continue
 		}
-		p := e.place
-		p.What = "there is no " + show(e.name) + " to disable"
-		p.Remedy = suggest(e.name, known, "known names")
 		list = append(list, &p)
 	}
 	return errors.Join(list...)

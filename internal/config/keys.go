@@ -40,7 +40,7 @@ func (d *decoder) config(v value, c *Config) {
 
 func (d *decoder) host(v value, c *Config) {
 	d.mapping(v, []field{
-		{"disabled", "[disk]", func(v value) { c.Host.Disabled = d.switchedOff(v, c, false) }},
+		{"disabled", "[disk]", func(v value) { c.Host.Disabled = d.collectors(v, c, "host", false) }},
 		{"root", "/host", func(v value) { d.root(v, &c.Host.Root) }},
 		{"per_cpu", "true", func(v value) { d.truth(v, &c.Host.PerCPU) }},
 	})
@@ -48,18 +48,38 @@ func (d *decoder) host(v value, c *Config) {
 
 func (d *decoder) latency(v value, c *Config) {
 	d.mapping(v, []field{
-		{"disabled", "[runqueue]", func(v value) { c.Latency.Disabled = d.switchedOff(v, c, true) }},
+		{"disabled", "[runqueue]", func(v value) { c.Latency.Disabled = d.collectors(v, c, "latency", false) }},
+		{"enabled", "[softirq]", func(v value) { c.Latency.Enabled = d.collectors(v, c, "latency", true) }},
+		{"cpu_budget", "0.5%", func(v value) { d.share(v, &c.Latency.CPUBudget) }},
 	})
 }
 
-// switchedOff decodes a list of names and keeps their places for CheckDisabled.
-func (d *decoder) switchedOff(v value, c *Config, latency bool) []string {
+// collectors decodes a list of names and keeps their places for CheckCollectors.
+func (d *decoder) collectors(v value, c *Config, area string, enabled bool) []string {
 	var names []string
 	d.words(v, func(v value, word string) {
 		names = append(names, word)
-		c.disabled = append(c.disabled, disabled{latency, word, *d.problem(v.node, v.path, "", "")})
+		c.named = append(c.named, named{area, word, enabled, *d.problem(v.node, v.path, "", "")})
 	})
 	return names
+}
+
+// share decodes a percentage.
+func (d *decoder) share(v value, into *float64) {
+	s, ok := d.text(v)
+	if !ok {
+		return
+	}
+	number, percent := strings.CutSuffix(s, "%")
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	switch {
+	case !percent || err != nil:
+		d.wrong(v, show(s)+" is no percentage", "write it like this: "+v.example)
+	case !(n > 0 && n <= 100):
+		d.wrong(v, show(s)+" is out of range", "use more than 0% and at most 100%")
+	default:
+		*into = n / 100
+	}
 }
 
 func (d *decoder) root(v value, into *string) {

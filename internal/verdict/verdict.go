@@ -29,6 +29,8 @@ type Verdict struct {
 	Missing string `json:"missing,omitempty"`
 	// Absent says of an unavailable source that the machine has no such thing: nothing is wrong, nothing would help.
 	Absent bool `json:"absent,omitempty"`
+	// Off says of an unavailable source that nobody asked for it: the configuration could.
+	Off bool `json:"off,omitempty"`
 }
 
 // An UnavailableError says that a source cannot work on this machine, why, and what would help. A collector's

@@ -1,0 +1,59 @@
+package latency
+
+import (
+	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/verdict"
+)
+
+// Deps is what the collectors of all probes share. Its methods are their constructors.
+type Deps struct {
+	Kernel      *bpf.Kernel
+	Meter       *bpf.Meter
+	Attribution *Attribution
+}
+
+// common is what every collector of a probe has: the probe, under measurement.
+type common struct {
+	probe   *bpf.Probe
+	meter   *bpf.Meter
+	name    string
+	unwatch func()
+}
+
+// watch lets the meter measure a probe, and govern it. sampled says whether it can leave out events.
+func (d Deps) watch(name string, p *bpf.Probe, sampled bool) common {
+	return common{probe: p, meter: d.Meter, name: name, unwatch: d.Meter.Watch(p.Watched(name, sampled))}
+}
+
+// verdicts says how the probe measures, and what the governor did to it.
+func (c *common) verdicts(name string) []verdict.Verdict {
+	return []verdict.Verdict{c.meter.Governed(c.name, c.probe.Verdict(name))}
+}
+
+// close detaches the probe.
+func (c *common) close() error {
+	c.unwatch()
+	return c.probe.Close()
+}
+
+// A histogram is a register of durations that is filled from the kernel's.
+type histogram struct {
+	register *metric.Hist
+	from     *bpf.Hist
+	bucket   func(int) uint64 // reads from; kept, since making it allocates
+}
+
+func newHistogram(r *metric.Hist) *histogram {
+	h := &histogram{register: r}
+	h.bucket = func(i int) uint64 { return h.from.Buckets[i] }
+	return h
+}
+
+// load copies a histogram of the kernel.
+func (h *histogram) load(from *bpf.Hist) {
+	h.from = from
+	h.register.Load(from.Zero, from.Overflow, seconds(from.SumNs), h.bucket)
+}
+
+func seconds(ns uint64) float64 { return float64(ns) / 1e9 }
