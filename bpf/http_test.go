@@ -32,7 +32,7 @@ func newHTTP(tb testing.TB) *HTTP {
 // openHTTP loads the probe until the test ends.
 func openHTTP(tb testing.TB, opts HTTPOptions) *HTTP {
 	tb.Helper()
-	h, err := NewHTTP(opts)
+	h, err := NewHTTP(&Kernel{}, opts)
 	if err != nil {
 		tb.Fatal(err)
 	}

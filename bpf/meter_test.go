@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"go.uber.org/goleak"
 
 	"github.com/slid-agent/slid/internal/verdict"
@@ -15,11 +14,12 @@ import (
 // A mean applies to all runs before it that no earlier one applied to.
 func TestMeterAccounts(t *testing.T) {
 	var c Counts
-	p := &metered{counts: func() Counts { return c }}
+	p := &metered{Watched: Watched{Counts: func() Counts { return c }}}
+	var clock calibration
 	step := func(counts Counts, wantKnown bool, wantSeconds float64) {
 		t.Helper()
 		c = counts
-		p.account()
+		p.account(&clock)
 		if p.cost.Known != wantKnown || math.Abs(p.cost.Seconds-wantSeconds) > 1e-12 {
 			t.Errorf("%+v: got %+v, want known %v and %v s", counts, p.cost, wantKnown, wantSeconds)
 		}
@@ -30,7 +30,7 @@ func TestMeterAccounts(t *testing.T) {
 	step(Counts{Runs: 4000, TimedRuns: 4, TimedNS: 800}, true, 3000*100e-9+1000*300e-9)
 
 	p.fromKernel = true
-	p.setMean(50e-9)
+	p.setMean(80e-9, 30e-9)
 	step(Counts{Runs: 5000, TimedRuns: 9, TimedNS: 9e9}, true, 3000*100e-9+1000*300e-9+1000*50e-9)
 }
 
@@ -41,9 +41,9 @@ func TestMeterMeasures(t *testing.T) {
 		t.Skip("bpf statistics need CAP_SYS_ADMIN")
 	}
 	r := openRunQueue(t, RunQueueOptions{})
-	m := NewMeter()
+	m := NewMeter(0)
 	defer m.Close()
-	unwatch := m.Watch("runqueue", r.Counts, r.Programs()...)
+	unwatch := m.Watch(r.Watched("runqueue", true))
 	c := awaitKernelMean(t, m)
 	if c.RunSeconds <= 0 || c.RunSeconds > 1e-3 || c.Seconds <= 0 || c.Counts.Runs == 0 {
 		t.Errorf("implausible cost %+v", c)
@@ -83,11 +83,11 @@ func awaitKernelMean(t *testing.T, m *Meter) Cost {
 func TestMeterWithoutSysAdmin(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := openRunQueue(t, RunQueueOptions{})
-	m := NewMeter()
+	m := NewMeter(0)
 	defer m.Close()
 	without(t, func() {
-		m.Watch("runqueue", r.Counts, r.Programs()...)
-		m.Watch("silent", func() Counts { return Counts{Runs: 5} })
+		m.Watch(r.Watched("runqueue", true))
+		m.Watch(Watched{Name: "silent", Counts: func() Counts { return Counts{Runs: 5} }})
 	}, capSysAdmin)
 
 	v := m.Verdict("latency/cost")
@@ -124,10 +124,10 @@ func awaitTimed(t *testing.T, r *RunQueue) {
 }
 
 func TestMeterCostsAllocatesNothing(t *testing.T) {
-	m := NewMeter()
+	m := NewMeter(0)
 	defer m.Close()
-	m.Watch("one", func() Counts { return Counts{Runs: 1} })
-	m.Watch("two", func() Counts { return Counts{Runs: 2} }, []*ebpf.Program{}...)
+	m.Watch(Watched{Name: "one", Counts: func() Counts { return Counts{Runs: 1} }})
+	m.Watch(Watched{Name: "two", Counts: func() Counts { return Counts{Runs: 2} }})
 	costs := make([]Cost, 0, 2)
 	if n := testing.AllocsPerRun(100, func() { costs = m.Costs(costs[:0]) }); n != 0 {
 		t.Errorf("Costs allocates %v times", n)

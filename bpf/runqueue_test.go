@@ -170,7 +170,13 @@ func parseUint(t *testing.T, s string) uint64 {
 func openRunQueue(tb testing.TB, opts RunQueueOptions) *RunQueue {
 	tb.Helper()
 	requireCapabilities(tb)
-	r, err := NewRunQueue(opts)
+	return openRunQueueBy(tb, opts, runQueueRungs())
+}
+
+// openRunQueueBy opens the probe by one of the given rungs.
+func openRunQueueBy(tb testing.TB, opts RunQueueOptions, rungs []rung) *RunQueue {
+	tb.Helper()
+	r, err := newRunQueue(&Kernel{}, opts, rungs)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -178,11 +184,18 @@ func openRunQueue(tb testing.TB, opts RunQueueOptions) *RunQueue {
 	return r
 }
 
-func (r *RunQueue) mustRead(tb testing.TB) (t RunQueueTotals) {
+// runQueueTotals is what the probe counted in all.
+type runQueueTotals struct {
+	RunQueueCounts
+	Counts
+}
+
+func (r *RunQueue) mustRead(tb testing.TB) (t runQueueTotals) {
 	tb.Helper()
-	if err := r.Read(&t); err != nil {
+	if err := r.Read(RestSlot, &t.RunQueueCounts); err != nil {
 		tb.Fatal(err)
 	}
+	t.Counts = r.Counts()
 	return t
 }
 
@@ -200,7 +213,7 @@ func TestRunQueueAgreesWithSchedstat(t *testing.T) {
 	l.round(t, r, 10000)
 	totals1, stat1 := l.settled(t, r)
 
-	waits, waitNS := totals1.Wait.Count()-totals0.Wait.Count(), totals1.Wait.SumNS-totals0.Wait.SumNS
+	waits, waitNS := totals1.Wait.Count()-totals0.Wait.Count(), totals1.Wait.SumNs-totals0.Wait.SumNs
 	unmatched := totals1.Unmatched - totals0.Unmatched
 	slices, slicesNS := stat1.slices-stat0.slices, stat1.waitNS-stat0.waitNS
 	t.Logf("schedstat: %d ns in %d slices; probe: %d ns in %d waits, %d unmatched",
@@ -227,13 +240,13 @@ func (l *load) round(t *testing.T, r *RunQueue, n uint64) {
 }
 
 // settled waits until the load's threads sleep, and returns the totals of both sides at that time.
-func (l *load) settled(t *testing.T, r *RunQueue) (totals RunQueueTotals, stat schedstat) {
+func (l *load) settled(t *testing.T, r *RunQueue) (totals runQueueTotals, stat schedstat) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
 		stat, totals = readSchedstat(t, l.cmd.Process.Pid), r.mustRead(t)
 		time.Sleep(20 * time.Millisecond)
-		if stat == readSchedstat(t, l.cmd.Process.Pid) && totals.Wait == r.mustRead(t).Wait {
+		if stat == readSchedstat(t, l.cmd.Process.Pid) && totals.RunQueueCounts == r.mustRead(t).RunQueueCounts {
 			return totals, stat
 		}
 	}
@@ -271,25 +284,25 @@ func TestRunQueueSeesHost(t *testing.T) {
 	if totals.Runs < totals.Wait.Count()+totals.Unmatched+totals.Discarded {
 		t.Errorf("%d runs gave %d waits", totals.Runs, totals.Wait.Count())
 	}
-	if totals.Wait.SumNS == 0 || totals.Discarded > totals.Runs/1000 {
-		t.Errorf("sum %d ns, %d of %d waits discarded", totals.Wait.SumNS, totals.Discarded, totals.Runs)
+	if totals.Wait.SumNs == 0 || totals.Discarded > totals.Runs/1000 {
+		t.Errorf("sum %d ns, %d of %d waits discarded", totals.Wait.SumNs, totals.Discarded, totals.Runs)
 	}
 }
 
 func TestRunQueueReadAllocatesNothing(t *testing.T) {
 	r := openRunQueue(t, RunQueueOptions{})
-	var totals RunQueueTotals
-	if n := testing.AllocsPerRun(100, func() { _ = r.Read(&totals) }); n != 0 {
+	var totals RunQueueCounts
+	if n := testing.AllocsPerRun(100, func() { _, _ = r.Read(RestSlot, &totals), r.Counts() }); n != 0 {
 		t.Errorf("Read allocates %v times", n)
 	}
 }
 
 func BenchmarkRunQueueRead(b *testing.B) {
 	r := openRunQueue(b, RunQueueOptions{})
-	var totals RunQueueTotals
+	var totals RunQueueCounts
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := r.Read(&totals); err != nil {
+		if err := r.Read(RestSlot, &totals); err != nil {
 			b.Fatal(err)
 		}
 	}

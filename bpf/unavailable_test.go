@@ -42,7 +42,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 
 // checkMissing opens the run-queue probe and compares what its error says is missing.
 func checkMissing(t *testing.T, want string) {
-	r, err := NewRunQueue(RunQueueOptions{})
+	r, err := NewRunQueue(&Kernel{}, RunQueueOptions{})
 	if err == nil {
 		r.Close()
 	}
@@ -69,7 +69,7 @@ func checkMissing(t *testing.T, want string) {
 func TestRefusalBySeccompIsNamed(t *testing.T) {
 	requireCapabilities(t)
 	onThread(t, refuseBPF, func() {
-		_, err := NewRunQueue(RunQueueOptions{})
+		_, err := NewRunQueue(&Kernel{}, RunQueueOptions{})
 		u, ok := errors.AsType[*verdict.UnavailableError](err)
 		if !ok {
 			t.Errorf("got error %v, want an UnavailableError", err)
@@ -101,7 +101,7 @@ func refuseBPF() error {
 
 func TestRequireFields(t *testing.T) {
 	types := loadTypes(t)
-	if err := requireFields(types, runQueueFields); err != nil {
+	if err := requireFields(types, runQueueRungs()[0].fields); err != nil {
 		t.Error(err)
 	}
 	for _, f := range []field{
@@ -129,7 +129,7 @@ func TestRequireTracepoint(t *testing.T) {
 		{"sched_switch", make([]string, 12), "other arguments"},
 		{"no_such_event", nil, "no tracepoint"},
 	} {
-		err := requireTracepoint(types, test.name, test.args...)
+		err := requireTracepoint(types, tracepoint{test.name, test.args})
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s%v: got error %v, want %q", test.name, test.args, err, test.want)
 		}
@@ -138,7 +138,7 @@ func TestRequireTracepoint(t *testing.T) {
 
 func loadTypes(t *testing.T) *btf.Spec {
 	t.Helper()
-	types, err := kernelTypes(btf.NewCache())
+	types, err := (&Kernel{}).types()
 	if err != nil {
 		t.Skip(err)
 	}

@@ -43,7 +43,7 @@ func TestExampleWithEveryKeySet(t *testing.T) {
 		t.Errorf("shows interval %v, host.root %s; the defaults are %v, %s",
 			got.Interval, got.Host.Root, want.Interval, want.Host.Root)
 	}
-	if err := got.CheckDisabled([]string{"disk"}, []string{"runqueue"}); err != nil {
+	if err := got.CheckCollectors(map[string][]string{"host": {"disk"}, "latency": {"runqueue", "softirq"}}); err != nil {
 		t.Error(err)
 	}
 	for _, field := range unset(reflect.ValueOf(got), "Config") {

@@ -14,8 +14,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/resource"
 
-	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/exporter/otlp"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
@@ -49,14 +49,14 @@ const hostData = "../../collector/host/testdata"
 // come last.
 func declarations(t *testing.T) []declaration {
 	t.Helper()
-	meter := bpf.NewMeter()
-	t.Cleanup(func() { meter.Close() })
+	probes := latency.NewDeps(0)
+	t.Cleanup(func() { probes.Meter.Close() })
 	roots := recordedRoots(t)
 	optional := config.Default()
 	optional.Host.PerCPU = true
-	list := make([]declaration, len(collectors(nil, optional)))
+	list := make([]declaration, len(collectors(latency.Deps{}, optional)))
 	for _, c := range []config.Config{config.Default(), optional} {
-		for i, f := range collectors(meter, c) {
+		for i, f := range collectors(probes, c) {
 			d := &list[i]
 			d.Factory = f
 			if !strings.HasPrefix(f.Name, "host/") {

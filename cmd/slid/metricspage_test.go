@@ -18,6 +18,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
 )
@@ -247,7 +248,7 @@ func collectorTexts(t *testing.T) map[string]collectorText {
 	}
 	texts := map[string]collectorText{}
 	names := constructors(t)
-	for i, f := range collectors(nil, config.Default()) {
+	for i, f := range collectors(latency.Deps{}, config.Default()) {
 		pkg, name := names[i][0], names[i][1]
 		base := strings.TrimSuffix(strings.TrimPrefix(name, "New"), "Options")
 		texts[f.Name] = collectorText{
@@ -294,6 +295,11 @@ func packageDocs(t *testing.T, folder string) map[string]string {
 	for _, typ := range pkg.Types {
 		docs[typ.Name] = plainDoc(pkg, typ.Doc)
 		functions = append(functions, typ.Funcs...)
+		for _, m := range typ.Methods {
+			if strings.HasPrefix(m.Name, "New") { // a constructor, of what the type holds in common
+				functions = append(functions, m)
+			}
+		}
 	}
 	for _, f := range functions {
 		docs[f.Name] = plainDoc(pkg, f.Doc)

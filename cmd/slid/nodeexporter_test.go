@@ -25,6 +25,7 @@ import (
 
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/host"
+	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/testneed"
@@ -171,7 +172,7 @@ func openHost(tb testing.TB, c config.Config) *hostSet {
 	}
 	env.Host, env.Boot = facts.Resource, facts.Boot
 	set := &hostSet{registry: metric.NewRegistry(instrumentation.Scope{})}
-	for _, f := range collectors(nil, c) {
+	for _, f := range collectors(latency.Deps{}, c) {
 		if f.Class != metric.ClassHost {
 			continue
 		}

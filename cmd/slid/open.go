@@ -14,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/resource"
 
-	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
@@ -53,9 +52,8 @@ func open(ctx context.Context, c config.Config, log *slog.Logger, progress func(
 			Name: "github.com/slid-agent/slid", Version: version, SchemaURL: metric.SchemaURL,
 		}),
 		host:   describeHost(ctx, facts.Resource, log),
-		probes: latency.Deps{Kernel: &bpf.Kernel{}, Meter: bpf.NewMeter(c.Latency.CPUBudget)},
+		probes: latency.NewDeps(c.Latency.CPUBudget),
 	}
-	p.probes.Attribution = latency.NewAttribution(p.probes.Kernel)
 	p.agent = describeAgent(p.host)
 	env.Host, env.Boot = p.host, facts.Boot
 	for _, f := range collectors(p.probes, c) {

@@ -41,7 +41,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: "host/sensors", Class: metric.ClassHost, Budget: 5000, Lane: collector.Slow, New: host.NewSensors},
 		{Name: "host/burst", Class: metric.ClassHost, Budget: 500, Lane: collector.Burst, New: host.NewBurst},
 		// Before the probes, which then tell apart the units and containers.
-		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.Attribution.Open},
+		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.NewAttribution},
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.

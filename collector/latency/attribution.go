@@ -88,13 +88,18 @@ type member struct {
 	done  []bool       // by slot: took its last counts
 }
 
-// NewAttribution returns an attribution that attributes nothing until it is opened.
-func NewAttribution(k *bpf.Kernel) *Attribution {
+// newAttribution returns an attribution that attributes nothing until it is opened.
+func newAttribution(k *bpf.Kernel) *Attribution {
 	return &Attribution{kernel: k, tree: groups{}, byPath: map[string]*Owner{}}
 }
 
-// Open starts to watch control groups. The probes that are loaded afterwards tell owners apart.
-func (a *Attribution) Open(env collector.Env) (collector.Collector, error) {
+// NewAttribution starts to watch control groups. The probes that are loaded afterwards tell owners apart. Without the
+// cgroup2 tree it is unavailable, as without CAP_BPF and CAP_PERFMON; the probes then measure the host as a whole.
+func (d Deps) NewAttribution(env collector.Env) (collector.Collector, error) {
+	return d.Attribution.open(env)
+}
+
+func (a *Attribution) open(env collector.Env) (collector.Collector, error) {
 	if env.Cgroup == "" {
 		return nil, &verdict.UnavailableError{
 			Reason:  "attribution=none: without a cgroup2 tree the kernel's latencies are those of the host as a whole",

@@ -13,6 +13,13 @@ type Deps struct {
 	Attribution *Attribution
 }
 
+// NewDeps returns what collectors share. budget is the share of all CPUs, 0 to 1, that the probes may take together; 0
+// means what they do. The caller closes the meter after the collectors.
+func NewDeps(budget float64) Deps {
+	k := &bpf.Kernel{}
+	return Deps{Kernel: k, Meter: bpf.NewMeter(budget), Attribution: newAttribution(k)}
+}
+
 // common is what every collector of a probe has: the probe, under measurement.
 type common struct {
 	probe   *bpf.Probe

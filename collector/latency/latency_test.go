@@ -31,18 +31,22 @@ func newEnv(class metric.Class) (collector.Env, *metric.Registry) {
 	}, registry
 }
 
-// newMeter returns a meter that ends with the test.
-func newMeter(tb testing.TB) *bpf.Meter {
+// newDeps returns what probes share, without attribution. It ends with the test.
+func newDeps(tb testing.TB) Deps {
 	tb.Helper()
-	m := bpf.NewMeter()
-	tb.Cleanup(func() { m.Close() })
-	return m
+	d := NewDeps(0)
+	tb.Cleanup(func() {
+		if err := d.Meter.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return d
 }
 
-// openRunQueue opens the collector or skips the test, with the reason, where probes are not permitted.
-func openRunQueue(tb testing.TB, env collector.Env, meter *bpf.Meter) collector.Collector {
+// open opens a collector or skips the test, with the reason, where probes are not permitted.
+func open(tb testing.TB, env collector.Env, constructor func(collector.Env) (collector.Collector, error)) collector.Collector {
 	tb.Helper()
-	c, err := NewRunQueue(env, meter)
+	c, err := constructor(env)
 	if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && u.Missing != "" {
 		tb.Skip(err)
 	}
@@ -86,7 +90,7 @@ func find(registry *metric.Registry, name string) *metricdata.Metrics {
 func TestRunQueueExportsHistogram(t *testing.T) {
 	env, registry := newEnv(metric.ClassLatency)
 	begin := time.Now()
-	c := openRunQueue(t, env, newMeter(t))
+	c := open(t, env, newDeps(t).NewRunQueue)
 	opened := time.Now()
 	collect(t, c, env)
 	first := point(t, registry)
@@ -127,23 +131,25 @@ func point(t *testing.T, registry *metric.Registry) metricdata.ExponentialHistog
 // The costs and outcomes of a probe that counts everything, and those of one that only counts runs.
 func TestCostExports(t *testing.T) {
 	env, registry := newEnv(metric.ClassAgent)
-	meter := newMeter(t)
-	counts := bpf.Counts{Runs: 1000, TimedRuns: 2, TimedNS: 1000, Outcomes: true, Recorded: 900, Unmatched: 60, Discarded: 40}
-	meter.Watch("full", func() bpf.Counts { return counts })
-	meter.Watch("silent", func() bpf.Counts { return bpf.Counts{Runs: 7} })
-	c, err := NewCost(env, meter)
-	if err != nil {
-		t.Fatal(err)
+	d := newDeps(t)
+	counts := bpf.Counts{
+		Runs: 1000, TimedRuns: 2, TimedNS: 1e6, Outcomes: true,
+		Recorded: 900, Unmatched: 60, Discarded: 40, Lost: 3, Skipped: 2,
 	}
-	defer c.Close()
+	d.Meter.Watch(bpf.Watched{
+		Name: "full", Counts: func() bpf.Counts { return counts }, Detach: func() error { return nil },
+	})
+	d.Meter.Watch(bpf.Watched{Name: "silent", Counts: func() bpf.Counts { return bpf.Counts{Runs: 7} }})
+	c := open(t, env, d.NewCost)
 	collect(t, c, env)
 
 	kernel := sumOf[float64](t, registry, "slid.probe.kernel_time")
-	if len(kernel) != 1 || kernel["slid.probe.name=full"] != 1000*500e-9 {
+	// 500 us a run, less what reading the clock takes.
+	if got := kernel["slid.probe.name=full"]; len(kernel) != 1 || got > 1000*500e-6 || got < 1000*490e-6 {
 		t.Errorf("kernel time: got %v", kernel)
 	}
 	events := sumOf[int64](t, registry, "slid.probe.events")
-	want := map[string]int64{"recorded": 900, "unmatched": 60, "discarded": 40}
+	want := map[string]int64{"recorded": 900, "unmatched": 60, "discarded": 40, "lost": 3, "skipped": 2, "missed": 0}
 	for outcome, n := range want {
 		if got := events["slid.probe.name=full,slid.probe.outcome="+outcome]; got != n {
 			t.Errorf("%s events: got %d, want %d", outcome, got, n)
@@ -153,8 +159,12 @@ func TestCostExports(t *testing.T) {
 		t.Errorf("events: got %v", events)
 	}
 	mean := find(registry, "slid.probe.run.duration").Data.(metricdata.Gauge[float64])
-	if len(mean.DataPoints) != 1 || mean.DataPoints[0].Value != 500e-9 {
+	if len(mean.DataPoints) != 1 || mean.DataPoints[0].Value != kernel["slid.probe.name=full"]/1000 {
 		t.Errorf("run duration: got %+v", mean)
+	}
+	if sampling := find(registry, "slid.probe.sampling").Data.(metricdata.Gauge[float64]); len(sampling.DataPoints) != 1 ||
+		sampling.DataPoints[0].Value != 1 {
+		t.Errorf("sampling: got %+v", sampling)
 	}
 	if v := c.Verdicts(); len(v) != 1 || v[0].Name != CostName {
 		t.Errorf("got verdicts %+v", v)
@@ -177,24 +187,27 @@ func sumOf[N int64 | float64](t *testing.T, registry *metric.Registry, name stri
 
 func TestCollectAllocatesNothing(t *testing.T) {
 	env, _ := newEnv(metric.ClassLatency)
-	meter := newMeter(t)
-	queue := openRunQueue(t, env, meter)
-	cost, err := NewCost(env, meter)
-	if err != nil {
-		t.Fatal(err)
+	d := newDeps(t)
+	for name, c := range map[string]collector.Collector{
+		"run queue": open(t, env, d.NewRunQueue), "cost": open(t, env, d.NewCost),
+	} {
+		collectsWithoutAllocating(t, name, env, c)
 	}
-	for name, c := range map[string]collector.Collector{"run queue": queue, "cost": cost} {
-		collect(t, c, env) // the first time may make registers
-		n := testing.AllocsPerRun(100, func() { _ = c.Collect(context.Background(), time.Now()) })
-		if n != 0 {
-			t.Errorf("%s: Collect allocates %v times", name, n)
-		}
+}
+
+// collectsWithoutAllocating checks a collector in its steady state.
+func collectsWithoutAllocating(t *testing.T, name string, env collector.Env, c collector.Collector) {
+	t.Helper()
+	collect(t, c, env) // the first time may make registers
+	n := testing.AllocsPerRun(100, func() { _ = c.Collect(context.Background(), time.Now()) })
+	if n != 0 {
+		t.Errorf("%s: Collect allocates %v times", name, n)
 	}
 }
 
 func BenchmarkRunQueueCollect(b *testing.B) {
 	env, _ := newEnv(metric.ClassLatency)
-	c := openRunQueue(b, env, newMeter(b))
+	c := open(b, env, newDeps(b).NewRunQueue)
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := c.Collect(context.Background(), time.Now()); err != nil {

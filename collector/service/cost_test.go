@@ -61,7 +61,7 @@ func measure(b *testing.B, n nginx, probed bool) round {
 		if err != nil {
 			b.Skip(err)
 		}
-		probe, err := bpf.NewHTTP(bpf.HTTPOptions{Cgroup: mount})
+		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount})
 		if err != nil {
 			b.Fatal(err)
 		}

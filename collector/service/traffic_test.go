@@ -59,11 +59,11 @@ func newRigAt(tb testing.TB, mount string, overrides ...Override) *rig {
 	testneed.Root(tb, "to load BPF programs")
 	registry := metric.NewRegistry(instrumentation.Scope{Name: "slid"})
 	group := registry.Group(trafficName, metric.ClassService, 5000)
-	meter := bpf.NewMeter()
+	meter := bpf.NewMeter(0)
 	c, err := NewTraffic(collector.Env{
 		Root: "/", Proc: "/proc", Sys: "/sys", Cgroup: mount, Metrics: group, Host: testHost,
 		Log: slog.New(slog.DiscardHandler),
-	}, meter, overrides)
+	}, &bpf.Kernel{}, meter, overrides)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestValid(t *testing.T) {
 	want := Config{
 		Interval: 5 * time.Second,
 		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host", PerCPU: true},
-		Latency:  Latency{Disabled: []string{"runqueue"}},
+		Latency:  Latency{Disabled: []string{"runqueue"}, Enabled: []string{"softirq"}, CPUBudget: 0.01},
 		Services: []Service{
 			{Name: "checkout", Match: Match{Port: 8080}},
 			{Name: `Warenkorb "neu"`, Match: Match{Unit: "cart.service", Command: "java"}},
@@ -144,18 +144,24 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
-func TestCheckDisabled(t *testing.T) {
-	c, err := Parse("slid.yaml", []byte("host:\n  disabled: [disk, netwrok]\nlatency:\n  disabled: [disk]\n"))
+func TestCheckCollectors(t *testing.T) {
+	c, err := Parse("slid.yaml", []byte("host:\n  disabled: [disk, netwrok]\n"+
+		"latency:\n  disabled: [disk, softirq]\n  enabled: [softirk, softirq]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := "slid.yaml:2:20: host.disabled[1]: there is no netwrok to disable; did you mean network?\n" +
-		"slid.yaml:4:14: latency.disabled[0]: there is no disk to disable; known names: runqueue"
-	err = c.CheckDisabled([]string{"cpu", "disk", "network"}, []string{"runqueue"})
+		"slid.yaml:4:14: latency.disabled[0]: there is no disk to disable; known names: runqueue, softirq\n" +
+		"slid.yaml:5:13: latency.enabled[0]: there is no softirk to enable; did you mean softirq?\n" +
+		"slid.yaml:5:22: latency.enabled[1]: softirq is both enabled and disabled; remove it from one of the two lists"
+	err = c.CheckCollectors(map[string][]string{"host": {"cpu", "disk", "network"}, "latency": {"runqueue", "softirq"}})
 	if err == nil || err.Error() != want {
 		t.Errorf("error:\n%v\nwant:\n%s", err, want)
 	}
-	if err := c.CheckDisabled([]string{"disk", "netwrok"}, []string{"disk"}); err != nil {
+	if c, err = Parse("slid.yaml", []byte("latency: {enabled: [softirq], disabled: [disk]}")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CheckCollectors(map[string][]string{"latency": {"disk", "softirq"}}); err != nil {
 		t.Errorf("known names: %v", err)
 	}
 }

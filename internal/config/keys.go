@@ -66,10 +66,10 @@ func (d *decoder) collectors(v value, c *Config, area string, enabled bool) []st
 
 // share decodes a percentage.
 func (d *decoder) share(v value, into *float64) {
-	s, ok := d.text(v)
-	if !ok {
+	if !d.has(v, yaml.ScalarNode, "a percentage") {
 		return
 	}
+	s := v.node.Value
 	number, percent := strings.CutSuffix(s, "%")
 	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
 	switch {
