@@ -28,15 +28,33 @@ struct {
 	__uint(max_entries, OWNER_EVENTS);
 } owner_events SEC(".maps");
 
-/* owner_lost counts events that found no room; user space reads the whole tree then. */
-u64 owner_lost;
-/* owner_full counts groups that found no room in owner_groups: their events belong to nobody. */
-u64 owner_full;
+/* What could not be kept. */
+struct owner_losses {
+	u64 events; /* that found no room; user space reads the whole tree then */
+	u64 groups; /* that found no room in owner_groups: their events belong to nobody */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct owner_losses);
+} owner_lost SEC(".maps");
+
+static __always_inline void owner_lose(bool group)
+{
+	u32 zero = 0;
+	struct owner_losses *l = bpf_map_lookup_elem(&owner_lost, &zero);
+
+	if (l)
+		__sync_fetch_and_add(group ? &l->groups : &l->events, 1);
+}
 
 static __always_inline void owner_tell(struct owner_event *event, u32 size)
 {
 	if (bpf_ringbuf_output(&owner_events, event, size, BPF_RB_NO_WAKEUP))
-		__sync_fetch_and_add(&owner_lost, 1);
+		owner_lose(false);
 }
 
 SEC("tp_btf/cgroup_mkdir")
@@ -52,7 +70,7 @@ int BPF_PROG(owner_mkdir, struct cgroup *cgroup)
 	event.parent = cgroup->self.parent->cgroup->kn->id;
 	slot = owner_of(event.parent);
 	if (bpf_map_update_elem(&owner_groups, &event.group, &slot, BPF_ANY))
-		__sync_fetch_and_add(&owner_full, 1);
+		owner_lose(true);
 	size = bpf_probe_read_kernel_str(event.name, sizeof(event.name), cgroup->kn->name);
 	if (size < 0)
 		size = 0; /* user space sees a group without a name, and reads the tree */

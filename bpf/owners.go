@@ -40,6 +40,7 @@ type Owners struct {
 	groups *ebpf.Map
 	events *ringbuf.Reader
 	record ringbuf.Record
+	losses Table[gen.OwnerOwnerLosses]
 	slots  int
 }
 
@@ -62,6 +63,9 @@ func NewOwners(k *Kernel, slots int) (*Owners, error) {
 		return nil, err
 	}
 	o := &Owners{Probe: p, groups: p.collection.Maps[gen.OwnerMapOwnerGroups], slots: slots}
+	if o.losses, err = openTable[gen.OwnerOwnerLosses](p.collection.Maps[gen.OwnerMapOwnerLost], 1); err != nil {
+		return nil, errors.Join(unavailable("read the losses of control groups", err, d.needs...), p.Close())
+	}
 	if o.events, err = ringbuf.NewReader(p.collection.Maps[gen.OwnerMapOwnerEvents]); err != nil {
 		return nil, errors.Join(unavailable("read the events of control groups", err, d.needs...), p.Close())
 	}
@@ -128,9 +132,11 @@ func groupEvent(b []byte) (e GroupEvent) {
 
 // Lost returns how many events found no room, and how many groups.
 func (o *Owners) Lost() (events, groups uint64) {
-	_ = o.collection.Variables[gen.OwnerVarOwnerLost].Get(&events) // it is there, and eight bytes long
-	_ = o.collection.Variables[gen.OwnerVarOwnerFull].Get(&groups)
-	return events, groups
+	var l gen.OwnerOwnerLosses
+	if o.losses.Read(0, &l) != nil {
+		return 0, 0 // after Close
+	}
+	return l.Events, l.Groups
 }
 
 // Close ends the attribution. Probes that share it go on with what it last said.

@@ -81,9 +81,10 @@ func sleepTurn() {
 
 // A load is a running makeLoad.
 type load struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	chosen func(tid int) bool // the threads that the probe records; nil: all
 }
 
 // startLoad starts a shell that becomes the load at the first line it reads. A probe attached before that line sees
@@ -113,7 +114,7 @@ func startLoad(t *testing.T) *load {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 	})
-	return &load{cmd, in, bufio.NewReader(out)}
+	return &load{cmd: cmd, in: in, out: bufio.NewReader(out)}
 }
 
 // say writes a line to the load.
@@ -133,28 +134,39 @@ func (l *load) expect(t *testing.T, want string) {
 	}
 }
 
-// schedstat is what /proc/PID/task/*/schedstat says of all threads together (Documentation/scheduler/sched-stats.rst).
-type schedstat struct{ waitNS, slices uint64 }
+// schedstat is what /proc/PID/task/*/schedstat (Documentation/scheduler/sched-stats.rst) and status say of threads
+// together.
+type schedstat struct{ waitNS, slices, preempted uint64 }
 
-func readSchedstat(t *testing.T, pid int) (sum schedstat) {
+func (l *load) schedstat(t *testing.T) (sum schedstat) {
 	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no schedstat for process %d: %v", pid, err)
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", l.cmd.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("no tasks of process %d: %v", l.cmd.Process.Pid, err)
 	}
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
+	for _, task := range tasks {
+		if tid := parseUint(t, filepath.Base(task)); l.chosen != nil && !l.chosen(int(tid)) {
+			continue
 		}
-		f := strings.Fields(string(text))
+		f := strings.Fields(readText(t, task+"/schedstat"))
 		if len(f) != 3 {
-			t.Fatalf("%s: %q has not three fields", name, text)
+			t.Fatalf("%s: schedstat %q has not three fields", task, f)
 		}
 		sum.waitNS += parseUint(t, f[1])
 		sum.slices += parseUint(t, f[2])
+		_, after, _ := strings.Cut(readText(t, task+"/status"), "\nnonvoluntary_ctxt_switches:")
+		sum.preempted += parseUint(t, strings.TrimSpace(after))
 	}
 	return sum
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func parseUint(t *testing.T, s string) uint64 {
@@ -202,31 +214,86 @@ func (r *RunQueue) mustRead(tb testing.TB) (t runQueueTotals) {
 // The histogram's sum and count of a process's waits are those that the scheduler itself accounts for its threads. The
 // count may fall short a little: Linux 6.18 does not call the tracepoint for one in some thousand switches, by its own
 // counter of them (ctxt in /proc/stat). Such a wait is part of the task's next one, so the sum holds all the same.
+//
+// Waits after a preemption are as many as the scheduler counted involuntary switches.
 func TestRunQueueAgreesWithSchedstat(t *testing.T) {
+	g := measureLoad(t, runQueueRungs()[:1], nil)
+	if !within(g.WaitNS, g.schedstat.waitNS, 0.01) {
+		t.Errorf("sum of waits %d ns, the scheduler counted %d ns", g.WaitNS, g.schedstat.waitNS)
+	}
+}
+
+// By the fallback the number of waits is the same. Their sum is larger: a wait begins with the wakeup, which the
+// scheduler counts only when the task is on a run queue, and it uses another clock.
+func TestRunQueueFallbackAgreesWithSchedstat(t *testing.T) {
+	g := measureLoad(t, runQueueRungs()[1:], nil)
+	if !within(g.WaitNS, g.schedstat.waitNS, 0.05) {
+		t.Errorf("sum of waits %d ns, the scheduler counted %d ns", g.WaitNS, g.schedstat.waitNS)
+	}
+}
+
+// A sample has the waits of some threads, each with the weight that makes up for the others.
+func TestRunQueueSampleAgreesWithSchedstat(t *testing.T) {
+	const shift, salt = 1, 7
+	g := measureLoad(t, runQueueRungs()[:1], func(r *RunQueue) (chosen func(tid int) bool) {
+		if err := r.Sample(shift, salt); err != nil {
+			t.Fatal(err)
+		}
+		return func(tid int) bool { return (uint32(tid)^salt)*0x9e3779b1>>(32-shift) == 0 }
+	})
+	if !within(g.WaitNS, g.schedstat.waitNS<<shift, 0.01) {
+		t.Errorf("sum of waits %d ns, the scheduler counted %d ns for one in %d", g.WaitNS, g.schedstat.waitNS, 1<<shift)
+	}
+	if g.Skipped == 0 {
+		t.Error("no event was skipped")
+	}
+}
+
+// growth is what a probe and the scheduler counted during a round of load.
+type growth struct {
+	Waits, WaitNS, Preempted uint64
+	Skipped                  uint64
+	schedstat                schedstat
+}
+
+// measureLoad runs a round of load and compares the counts of both sides. prepare may change the probe and say which
+// threads of the load it records then, with a weight that makes them two.
+func measureLoad(t *testing.T, rungs []rung, prepare func(*RunQueue) func(tid int) bool) (g growth) {
+	t.Helper()
 	requireCapabilities(t)
 	l := startLoad(t)
-	r := openRunQueue(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)})
+	r := openRunQueueBy(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)}, rungs)
+	weight := uint64(1)
+	if prepare != nil {
+		l.chosen, weight = prepare(r), 2
+	}
 	l.say(t)
 	l.expect(t, "ready")
-
 	totals0, stat0 := l.settled(t, r)
 	l.round(t, r, 10000)
 	totals1, stat1 := l.settled(t, r)
 
-	waits, waitNS := totals1.Wait.Count()-totals0.Wait.Count(), totals1.Wait.SumNs-totals0.Wait.SumNs
-	unmatched := totals1.Unmatched - totals0.Unmatched
-	slices, slicesNS := stat1.slices-stat0.slices, stat1.waitNS-stat0.waitNS
-	t.Logf("schedstat: %d ns in %d slices; probe: %d ns in %d waits, %d unmatched",
-		slicesNS, slices, waitNS, waits, unmatched)
+	g.Waits = totals1.Wait.Count() - totals0.Wait.Count()
+	g.WaitNS = totals1.Wait.SumNs - totals0.Wait.SumNs
+	g.Skipped = totals1.Skipped - totals0.Skipped
+	for by := range totals1.Preempted {
+		g.Preempted += totals1.Preempted[by] - totals0.Preempted[by]
+	}
+	g.schedstat = schedstat{
+		stat1.waitNS - stat0.waitNS, stat1.slices - stat0.slices, stat1.preempted - stat0.preempted,
+	}
+	t.Logf("scheduler: %+v; probe: %d ns in %d waits, %d of them preempted, %d unmatched, %d skipped",
+		g.schedstat, g.WaitNS, g.Waits, g.Preempted, totals1.Unmatched-totals0.Unmatched, g.Skipped)
 	if totals1.Discarded != 0 {
 		t.Errorf("%d waits of negative length", totals1.Discarded)
 	}
-	if !within(waits, slices, 0.01) {
-		t.Errorf("%d waits, the scheduler counted %d", waits, slices)
+	if !within(g.Waits, weight*g.schedstat.slices, 0.01) {
+		t.Errorf("%d waits, the scheduler counted %d", g.Waits, weight*g.schedstat.slices)
 	}
-	if !within(waitNS, slicesNS, 0.01) {
-		t.Errorf("sum of waits %d ns, the scheduler counted %d ns", waitNS, slicesNS)
+	if !within(g.Preempted, weight*g.schedstat.preempted, 0.02) {
+		t.Errorf("%d preempted waits, the scheduler counted %d", g.Preempted, weight*g.schedstat.preempted)
 	}
+	return g
 }
 
 // round runs the load until the probe has recorded n more waits.
@@ -244,9 +311,9 @@ func (l *load) settled(t *testing.T, r *RunQueue) (totals runQueueTotals, stat s
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
-		stat, totals = readSchedstat(t, l.cmd.Process.Pid), r.mustRead(t)
+		stat, totals = l.schedstat(t), r.mustRead(t)
 		time.Sleep(20 * time.Millisecond)
-		if stat == readSchedstat(t, l.cmd.Process.Pid) && totals.RunQueueCounts == r.mustRead(t).RunQueueCounts {
+		if stat == l.schedstat(t) && totals.RunQueueCounts == r.mustRead(t).RunQueueCounts {
 			return totals, stat
 		}
 	}

@@ -8,9 +8,16 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type OwnerOwnerLosses struct {
+	_      structs.HostLayout
+	Events uint64
+	Groups uint64
+}
 
 // Names of all BPF objects in the ELF.
 //
@@ -18,10 +25,9 @@ import (
 const (
 	OwnerMapOwnerEvents = "owner_events"
 	OwnerMapOwnerGroups = "owner_groups"
+	OwnerMapOwnerLost   = "owner_lost"
 	OwnerProgOwnerMkdir = "owner_mkdir"
 	OwnerProgOwnerRmdir = "owner_rmdir"
-	OwnerVarOwnerFull   = "owner_full"
-	OwnerVarOwnerLost   = "owner_lost"
 )
 
 // LoadOwner returns the embedded CollectionSpec for Owner.
@@ -76,14 +82,13 @@ type OwnerProgramSpecs struct {
 type OwnerMapSpecs struct {
 	OwnerEvents *ebpf.MapSpec `ebpf:"owner_events"`
 	OwnerGroups *ebpf.MapSpec `ebpf:"owner_groups"`
+	OwnerLost   *ebpf.MapSpec `ebpf:"owner_lost"`
 }
 
 // OwnerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OwnerVariableSpecs struct {
-	OwnerFull *ebpf.VariableSpec `ebpf:"owner_full"`
-	OwnerLost *ebpf.VariableSpec `ebpf:"owner_lost"`
 }
 
 // OwnerObjects contains all objects after they have been loaded into the kernel.
@@ -108,12 +113,14 @@ func (o *OwnerObjects) Close() error {
 type OwnerMaps struct {
 	OwnerEvents *ebpf.Map `ebpf:"owner_events"`
 	OwnerGroups *ebpf.Map `ebpf:"owner_groups"`
+	OwnerLost   *ebpf.Map `ebpf:"owner_lost"`
 }
 
 func (m *OwnerMaps) Close() error {
 	return _OwnerClose(
 		m.OwnerEvents,
 		m.OwnerGroups,
+		m.OwnerLost,
 	)
 }
 
@@ -121,8 +128,6 @@ func (m *OwnerMaps) Close() error {
 //
 // It can be passed to LoadOwnerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OwnerVariables struct {
-	OwnerFull *ebpf.Variable `ebpf:"owner_full"`
-	OwnerLost *ebpf.Variable `ebpf:"owner_lost"`
 }
 
 // OwnerPrograms contains all programs after they have been loaded into the kernel.

@@ -37,6 +37,8 @@ type Owner struct {
 	Path     string             // of the control group, from the root of the tree on
 	Resource *resource.Resource // the one that collector/host gives it, too
 	Start    time.Time          // since when its events are its own
+
+	named bool // a unit or a container
 }
 
 // Attribution hands slots in the kernel's tables to owners: to each group that collector/host has figures of, when it
@@ -55,8 +57,10 @@ type Attribution struct {
 	slots   []slot
 	byPath  map[string]*Owner
 	members []*member
+	waiting []*group // reused
 	ticks   uint64
 	lost    uint64 // events of groups, as of the last tick
+	v1      []cgroup.Hierarchy
 	outside string // what lives outside of the cgroup2 tree; "" if nothing does
 	partial bool   // slid sees its own container's part of the tree alone
 	problem error
@@ -69,17 +73,17 @@ type Attribution struct {
 type slot struct {
 	owner *Owner // nil: free
 	group uint64
-	// A slot is given up in steps, a tick apart: its group was removed and may count still; the kernel forgot it; all
-	// members took its last counts.
 	state slotState
 }
 
+// A slotState is how far a slot is on its way back to the free ones. There is a tick between two states.
 type slotState uint8
 
 const (
-	slotLive slotState = iota
-	slotRemoved
-	slotForgotten
+	slotLive      slotState = iota
+	slotRemoved             // its group is gone, but I/O of it may be under way
+	slotForgotten           // the kernel was told; a program that looked before may still write
+	slotSettled             // nothing writes to it: members take its last counts
 )
 
 // A member is a collector that reads tables of the attribution's slots.
@@ -117,6 +121,7 @@ func (a *Attribution) open(env collector.Env) (collector.Collector, error) {
 	a.owners, a.slots = owners, make([]slot, owners.Slots())
 	a.kernel.Attribute(owners)
 	a.declare()
+	a.v1 = a.version1()
 	a.outside = a.findOutside()
 	// What was made since the tree was read has told so; what is in the tree was there before.
 	return a, errors.Join(a.update(env.Boot), a.problem)
@@ -126,7 +131,7 @@ func (a *Attribution) open(env collector.Env) (collector.Collector, error) {
 func (a *Attribution) wanted() int {
 	n := 0
 	for _, g := range a.tree {
-		if cgroup.Accounted(g.path) {
+		if g.accounted {
 			n++
 		}
 	}
@@ -184,7 +189,7 @@ func (a *Attribution) Slots(m *member, f func(slot int, o *Owner, last bool) boo
 		if s.owner == nil || m.done[i] || i == bpf.RestSlot && !rest {
 			continue
 		}
-		if last := s.state == slotForgotten; f(i, s.owner, last) && last {
+		if last := s.state == slotSettled; f(i, s.owner, last) && last {
 			m.done[i] = true
 		}
 	}
@@ -198,7 +203,7 @@ func (a *Attribution) Active() bool {
 }
 
 func (a *Attribution) active() bool {
-	return slices.ContainsFunc(a.slots, func(s slot) bool { return s.owner != nil && cgroup.Named(s.owner.Path) })
+	return slices.ContainsFunc(a.slots, func(s slot) bool { return s.owner != nil && s.owner.named })
 }
 
 // Collect implements collector.Collector.
@@ -279,6 +284,8 @@ func (a *Attribution) release() {
 				a.problem = errors.Join(a.problem, a.owners.Forget(s.group))
 			}
 			s.state = slotForgotten
+		case s.state == slotForgotten:
+			s.state = slotSettled
 		case a.taken(i):
 			a.free(i)
 		}
@@ -302,18 +309,17 @@ func (a *Attribution) free(i int) {
 }
 
 // eligible says whether a group may have a slot of its own.
-func (a *Attribution) eligible(g *group) bool {
-	return a.outside == "" && cgroup.Accounted(g.path)
-}
+func (a *Attribution) eligible(g *group) bool { return a.outside == "" && g.accounted }
 
 // settle hands slots to groups that are old enough, as long as there are some. It returns how many go without.
 func (a *Attribution) settle(now time.Time) (folded int) {
-	var waiting []*group
+	waiting := a.waiting[:0]
 	for _, g := range a.tree {
 		if g.slot == bpf.RestSlot && a.eligible(g) && (a.ticks == 1 || g.born < a.ticks) {
 			waiting = append(waiting, g)
 		}
 	}
+	a.waiting = waiting
 	if len(waiting) > 1 {
 		slices.SortFunc(waiting, func(x, y *group) int { return strings.Compare(x.path, y.path) })
 	}
@@ -361,7 +367,7 @@ func (a *Attribution) describe(g *group, now time.Time) *Owner {
 			break
 		}
 	}
-	return &Owner{Path: g.path, Resource: s.Resource(a.env.Host), Start: now}
+	return &Owner{Path: g.path, Resource: s.Resource(a.env.Host), Start: now, named: cgroup.Named(g.path)}
 }
 
 // publish tells the kernel and the members which group belongs to which slot now.
@@ -385,17 +391,20 @@ func (a *Attribution) publish() (err error) {
 	return err
 }
 
-// findOutside looks for containers in the hierarchies of version 1 that the cgroup2 tree does not have. Their tasks seem
-// to belong to whoever started them, which would make a giant of that one.
-func (a *Attribution) findOutside() string {
+// version1 returns the hierarchies of version 1 that are mounted.
+func (a *Attribution) version1() []cgroup.Hierarchy {
 	info, err := os.ReadFile(filepath.Join(a.env.Proc, "1/mountinfo"))
 	if err != nil {
 		info, _ = os.ReadFile(filepath.Join(a.env.Proc, "self/mountinfo"))
 	}
-	for _, h := range cgroup.ParseMounts(string(info), a.env.Root) {
-		if h.V2 {
-			continue
-		}
+	list := cgroup.ParseMounts(string(info), a.env.Root)
+	return slices.DeleteFunc(list, func(h cgroup.Hierarchy) bool { return h.V2 })
+}
+
+// findOutside looks for containers in the hierarchies of version 1 that the cgroup2 tree does not have. Their tasks seem
+// to belong to whoever started them, which would make a giant of that one.
+func (a *Attribution) findOutside() string {
+	for _, h := range a.v1 {
 		tree := groups{}
 		tree.read(h.Dir)
 		for _, g := range tree {

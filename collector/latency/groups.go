@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/internal/cgroup"
 )
 
 // A group is a control group of the cgroup2 tree.
@@ -18,6 +19,11 @@ type group struct {
 	slot       int    // of its own; bpf.RestSlot: none
 	told       int    // the slot that the kernel was told
 	known      bool   // the kernel was told
+	accounted  bool   // it may have a slot of its own
+}
+
+func newGroup(id, parent uint64, path string, tick uint64) *group {
+	return &group{id: id, parent: parent, path: path, born: tick, accounted: cgroup.Accounted(path)}
 }
 
 // groups are the control groups by their ids.
@@ -57,7 +63,7 @@ func (t groups) walk(dir string, old groups, tick uint64) {
 		path := strings.TrimPrefix(p, strings.TrimSuffix(dir, "/"))
 		g := old[st.Ino]
 		if g == nil || g.path != path {
-			g = &group{id: st.Ino, parent: parents[filepath.Dir(p)], path: path, born: tick}
+			g = newGroup(st.Ino, parents[filepath.Dir(p)], path, tick)
 		}
 		parents[p] = st.Ino
 		t[st.Ino] = g
@@ -80,7 +86,7 @@ func (t groups) apply(e bpf.GroupEvent, tick uint64) bool {
 		return false
 	}
 	if len(t) < bpf.MaxGroups {
-		t[e.Group] = &group{id: e.Group, parent: e.Parent, path: parent.path + "/" + e.Name, born: tick}
+		t[e.Group] = newGroup(e.Group, e.Parent, parent.path+"/"+e.Name, tick)
 	}
 	return true
 }

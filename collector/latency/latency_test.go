@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -19,7 +20,13 @@ import (
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(loadEnv) != "" {
+		makeLoad()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // newEnv returns an environment whose metrics go to a registry of its own.
 func newEnv(class metric.Class) (collector.Env, *metric.Registry) {

@@ -27,6 +27,7 @@ type ledger[T any, R any] struct {
 	accounts map[*Owner]*account[T, R]
 	gone     T // counts of slots that were cleared
 	total    T // of the host, as of the last collect
+	rest     T // of what has no slot of its own, likewise
 	part     T // reused
 	stamp    uint64
 }
@@ -54,20 +55,13 @@ func newLedger[T, R any](env collector.Env, a *Attribution, table bpf.Table[T], 
 // collect brings the registers of all owners, and total, up to date.
 func (l *ledger[T, R]) collect(now time.Time) error {
 	l.stamp++
+	err := l.table.Read(bpf.RestSlot, &l.rest) // every event without an owner is there, whether that has one or not
 	l.total = l.gone
-	err := l.collectRest()
+	bpf.Plus(&l.total, &l.rest)
 	l.attribution.Slots(l.member, func(slot int, o *Owner, last bool) bool {
-		if e := l.table.Read(slot, &l.part); e != nil {
-			err = errors.Join(err, e)
-			return false
-		}
-		if slot != bpf.RestSlot {
-			bpf.Plus(&l.total, &l.part)
-		}
-		if l.credit(o, last) {
-			err = errors.Join(err, l.table.Clear(slot))
-		}
-		return true
+		e := l.take(slot, o, last)
+		err = errors.Join(err, e)
+		return e == nil
 	})
 	for o, a := range l.accounts {
 		if a.stamp != l.stamp {
@@ -80,25 +74,32 @@ func (l *ledger[T, R]) collect(now time.Time) error {
 	return err
 }
 
-// collectRest adds the slot that every event without an owner counts in, which need not have one itself.
-func (l *ledger[T, R]) collectRest() error {
-	return l.table.AddTo(bpf.RestSlot, &l.total)
+// take reads a slot and gives its counts to the owner. Last counts are taken for good.
+func (l *ledger[T, R]) take(slot int, o *Owner, last bool) error {
+	if slot == bpf.RestSlot {
+		l.credit(o, &l.rest, false)
+		return nil
+	}
+	if err := l.table.Read(slot, &l.part); err != nil {
+		return err
+	}
+	bpf.Plus(&l.total, &l.part)
+	l.credit(o, &l.part, last)
+	if last {
+		bpf.Plus(&l.gone, &l.part)
+		return l.table.Clear(slot)
+	}
+	return nil
 }
 
-// credit gives what was read to an owner. Last counts are kept, and true says that the slot can be cleared.
-func (l *ledger[T, R]) credit(o *Owner, last bool) bool {
+// credit adds counts to what an owner has, for good if they are the last of their slot.
+func (l *ledger[T, R]) credit(o *Owner, counts *T, last bool) {
 	a := l.accounts[o]
 	if a == nil {
-		if !bpf.Any(&l.part) {
-			return last
+		if !bpf.Any(counts) {
+			return
 		}
-		start := o.Start
-		if start.Before(l.start) {
-			start = l.start
-		}
-		a = &account[T, R]{entity: l.group.Entity(o.Resource, start)}
-		a.registers = l.open(a.entity)
-		l.accounts[o] = a
+		a = l.account(o)
 	}
 	if a.stamp != l.stamp {
 		a.stamp = l.stamp
@@ -107,15 +108,25 @@ func (l *ledger[T, R]) credit(o *Owner, last bool) bool {
 			a.sum = *a.past
 		}
 	}
-	bpf.Plus(&a.sum, &l.part)
+	bpf.Plus(&a.sum, counts)
 	if last {
 		if a.past == nil {
 			a.past = new(T)
 		}
-		bpf.Plus(a.past, &l.part)
-		bpf.Plus(&l.gone, &l.part)
+		bpf.Plus(a.past, counts)
 	}
-	return last
+}
+
+// account opens the account of an owner.
+func (l *ledger[T, R]) account(o *Owner) *account[T, R] {
+	start := o.Start
+	if start.Before(l.start) {
+		start = l.start
+	}
+	a := &account[T, R]{entity: l.group.Entity(o.Resource, start)}
+	a.registers = l.open(a.entity)
+	l.accounts[o] = a
+	return a
 }
 
 // close takes the ledger out of the attribution.
