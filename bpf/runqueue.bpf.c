@@ -116,9 +116,9 @@ static __always_inline void runqueue_add(u64 *counter, u64 n)
 /* runqueue_record counts a wait of a task, and forgets why it waited. */
 static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue_task *t, u64 wait)
 {
-	u32 key = table_key(t->owner), by = t->preempted - 1;
+	u64 n = 1ULL << (sample_shift & 31), by = t->preempted - 1ULL;
+	u32 key = table_key(t->owner);
 	struct runqueue_slot *slot = bpf_map_lookup_elem(&runqueue_table, &key);
-	u64 n = 1ULL << (sample_shift & 31);
 
 	t->preempted = 0;
 	if (!slot)
@@ -128,6 +128,7 @@ static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue
 		hist_add(&slot->wait, wait, n);
 	else
 		hist_add_atomic(&slot->wait, wait, n);
+	barrier_var(by); /* Linux 6.1 does not see the bound of what was computed in 32 bits */
 	if (by < BY_KINDS) {
 		runqueue_add(&slot->preempted[by], n);
 		runqueue_add(&slot->preempted_ns[by], wait * n);

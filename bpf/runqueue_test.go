@@ -155,7 +155,7 @@ func (l *load) schedstat(t *testing.T) (sum schedstat) {
 		sum.waitNS += parseUint(t, f[1])
 		sum.slices += parseUint(t, f[2])
 		_, after, _ := strings.Cut(readText(t, task+"/status"), "\nnonvoluntary_ctxt_switches:")
-		sum.preempted += parseUint(t, strings.TrimSpace(after))
+		sum.preempted += parseUint(t, strings.Fields(after)[0])
 	}
 	return sum
 }

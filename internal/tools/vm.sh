@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
 # vm.sh [KERNEL...]
 #
-# Boots Debian's kernels in a virtual machine and runs there slid doctor and the tests of the kernel probes, so that they
-# are known to load and count on kernels other than the one at hand. Nothing is installed but qemu, busybox and cpio; the
-# kernels are unpacked into ${XDG_CACHE_HOME:-~/.cache}/slid/kernels. Without KVM a boot with all tests takes half a
-# minute. A KERNEL is the beginning of a package's name behind linux-image-, by default 6.1 and 6.12.
+# Boots Debian's kernels in a virtual machine and runs there slid doctor and the tests of the kernel probes and of control
+# groups, so that they are known to load and count on kernels other than the one at hand. With all kernels it compares the
+# table "kernel x probe x verdict" in bpf/README.md with what doctor said, or writes it if UPDATE=1 is set.
+#
+# Nothing is installed but qemu, busybox and cpio; the kernels are unpacked into ${XDG_CACHE_HOME:-~/.cache}/slid/kernels.
+# Without KVM a boot with all tests takes a minute or two. A KERNEL is the beginning of a package's name behind
+# linux-image-, by default 6.1 and 6.12. SLID_VM_TESTS is a pattern of the tests to run, by default all.
 # shellcheck source-path=SCRIPTDIR source=env.sh
 . "$(dirname "$0")/env.sh"
 
-internal/tools/packages.sh --required qemu-system-x86 busybox-static cpio
+internal/tools/packages.sh --required qemu-system-x86 busybox-static cpio e2fsprogs
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/slid/kernels
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-[[ $# -gt 0 ]] || set -- 6.1 6.12
+readonly all=(6.1 6.12)
+[[ $# -gt 0 ]] || set -- "${all[@]}"
 
 # newest SERIES: prints the newest of Debian's cloud kernels of a series.
 newest() {
 	apt-cache search --names-only "^linux-image-${1//./\\.}\\.[0-9].*-cloud-amd64$" | cut -d' ' -f1 | sort -V | tail -n 1
 }
 
-# kernel SERIES: unpacks the newest kernel of a series and prints the path of its image.
+# kernel SERIES: unpacks the newest kernel of a series and prints its folder.
 kernel() {
 	local package folder
 	package=$(newest "$1")
@@ -32,48 +36,95 @@ kernel() {
 		(cd "$work" && apt-get download -qq "$package" >&2 && dpkg-deb -x "$package"_*.deb "$package")
 		mv "$work/$package" "$folder"
 	fi
-	ls "$folder"/boot/vmlinuz-*
+	echo "$folder"
 }
 
-# initramfs: a root file system of busybox, slid and the test binaries, which runs the tests and powers off.
-initramfs() {
-	mkdir -p "$work"/root/{bin,proc,sys,dev,tmp}
+# What the tests use of the kernel that is a module, in the order of loading.
+readonly modules=(
+	virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk loop zsmalloc zram
+	sch_netem veth dummy
+)
+
+# packages of tests that run in the machine, by the name of their binary.
+declare -rA tests=([bpf]=./bpf [latency]=./collector/latency [host]=./collector/host)
+
+# root: the files of the machine that are the same for every kernel: busybox, slid, the tests, and what starts them.
+root() {
+	mkdir -p "$work"/root/{bin,proc,sys,dev,tmp,data}
 	cp "$(command -v busybox)" "$work/root/bin/"
 	CGO_ENABLED=0 go build -trimpath -o "$work/root/bin/slid" ./cmd/slid
-	CGO_ENABLED=0 go test -c -trimpath -o "$work/root/bin/bpf.test" ./bpf
-	CGO_ENABLED=0 go test -c -trimpath -o "$work/root/bin/latency.test" ./collector/latency
-	cat >"$work/root/init" <<-'INIT'
+	for name in "${!tests[@]}"; do
+		CGO_ENABLED=0 go test -c -trimpath -o "$work/root/bin/$name.test" "${tests[$name]}"
+	done
+	# Some machines refuse a probe, but none refuses to say which are off by default.
+	"$work/root/bin/slid" doctor -o json | go run ./internal/tools/kernels off >"$work/root/all.yaml"
+	cp -r collector/host/testdata "$work/root/testdata"
+	cat >"$work/root/init" <<-INIT
 		#!/bin/busybox sh
 		/bin/busybox --install -s /bin
 		mount -t proc proc /proc
 		mount -t sysfs sysfs /sys
 		mount -t tmpfs tmpfs /tmp
 		mount -t devtmpfs dev /dev
+		mount -t tracefs tracefs /sys/kernel/tracing
 		mount -t cgroup2 none /sys/fs/cgroup
+		echo '+cpu +memory +io +pids' >/sys/fs/cgroup/cgroup.subtree_control
 		ip link set lo up
+		while read -r module; do insmod "\$module"; done </modules/list
+		mount -t ext4 /dev/vda /data
+		export SLID_TEST_DIR=/data SLID_TEST_DISK=/dev/vdb HOME=/tmp
+		cp -r /testdata /tmp/
 		cd /tmp
-		slid doctor
-		bpf.test -test.v -test.run 'HTTP|RunQueue|Hist' >log 2>&1
-		status=$?
-		latency.test -test.v >>log 2>&1 || status=1
+		slid doctor --config /all.yaml
+		echo DOCTOR; slid doctor --config /all.yaml -o json; echo END
+		bpf.test -test.v -test.run '${SLID_VM_TESTS:-.}' >log 2>&1
+		status=\$?
+		latency.test -test.v -test.run '${SLID_VM_TESTS:-.}' >>log 2>&1 || status=1
+		host.test -test.v -test.run '${SLID_VM_TESTS:-CgroupLive}' >>log 2>&1 || status=1
 		grep -vE '^(=== |  .*--- PASS)' log
-		echo "STATUS $status"
+		echo "STATUS \$status"
 		poweroff -f
 	INIT
 	chmod +x "$work/root/init"
+}
+
+# initramfs FOLDER: packs the files of the machine with the modules of a kernel.
+initramfs() {
+	local file
+	rm -rf "$work/root/modules"
+	mkdir "$work/root/modules"
+	for name in "${modules[@]}"; do # one that is not there is built in, or the kernel lacks it
+		file=$(find "$1/lib/modules" -name "$name.ko*" | head -n 1)
+		case $file in
+		*.xz) xz -dc "$file" >"$work/root/modules/$name.ko" ;;
+		*.ko) cp "$file" "$work/root/modules/" ;;
+		*) continue ;;
+		esac
+		echo "/modules/$name.ko" >>"$work/root/modules/list"
+	done
 	(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
 }
 
-# boot IMAGE: runs the machine. One CPU only: with more, emulation of code that patches itself is not reliable.
+# boot FOLDER: runs the machine. One CPU only: with more, emulation of code that patches itself is not reliable. The disks
+# are one with a file system and one that tests may overwrite.
 boot() {
-	timeout 300 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 -nodefaults -no-user-config -no-reboot \
-		-display none -serial stdio -kernel "$1" -initrd "$work/initramfs" -append 'console=ttyS0 panic=-1 quiet' </dev/null
+	truncate -s 128M "$work/data.img" "$work/scratch.img"
+	/sbin/mke2fs -q -F -t ext4 "$work/data.img"
+	timeout 600 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 -nodefaults -no-user-config -no-reboot \
+		-display none -serial stdio -kernel "$1"/boot/vmlinuz-* -initrd "$work/initramfs" \
+		-drive "file=$work/data.img,format=raw,if=virtio" -drive "file=$work/scratch.img,format=raw,if=virtio" \
+		-append 'console=ttyS0 panic=-1 quiet' </dev/null
 }
 
-initramfs
+root
+columns=()
 for series in "$@"; do
-	image=$(kernel "$series")
-	printf '\n-- Linux %s\n' "${image##*/vmlinuz-}"
-	boot "$image" | tee "$work/serial"
+	folder=$(kernel "$series")
+	printf '\n-- Linux %s\n' "${folder##*/linux-image-}"
+	initramfs "$folder"
+	boot "$folder" | tr -d '\r' | tee "$work/serial" | sed '/^DOCTOR$/,/^END$/d'
 	grep -q '^STATUS 0' "$work/serial" || { echo "vm.sh: tests failed on Linux $series" >&2 && exit 1; }
+	sed -n '/^DOCTOR$/,/^END$/{//!p}' "$work/serial" >"$work/$series.json"
+	columns+=("$series=$work/$series.json")
 done
+[[ "$*" != "${all[*]}" ]] || go run ./internal/tools/kernels table bpf/README.md "${columns[@]}"
