@@ -27,8 +27,14 @@ const volatile u32 only_tgid = 0;
 /* Whether each CPU has a shard of its own. */
 const volatile bool exclusive = false;
 
-/* owner_epoch changes when groups get other slots: then what tasks remember of their own is out of date. */
+/*
+ * When groups get other slots (user space counts that) or tasks move to other groups (the program at cgroup_attach_task
+ * does), what tasks remember of their own owner is out of date: then the sum of the two is another.
+ */
 volatile u32 owner_epoch;
+volatile u32 owner_moves = 1; /* not 0, which new tasks have on record */
+
+#define OWNER_UNKNOWN ~0U /* nobody looked yet */
 
 /* Who took the CPU from a task that wanted to go on. */
 enum runqueue_by {
@@ -49,9 +55,8 @@ struct runqueue_slot {
 struct runqueue_task {
 	u64 seen;   /* one more than its total wait at its last switch to a CPU; 0: none on record */
 	u64 since;  /* when its wait began, if the scheduler does not tell; 0: not known */
-	u64 cgroup; /* id of the control group that owner is for */
 	u32 owner;
-	u32 epoch;     /* likewise */
+	u32 epoch;     /* that owner is from */
 	u32 salt;      /* of the sample that seen is from */
 	u32 preempted; /* 1 + enum runqueue_by; 0: it went to sleep, or is new */
 };
@@ -62,19 +67,6 @@ struct {
 	__type(key, int);
 	__type(value, struct runqueue_task);
 } runqueue_tasks SEC(".maps");
-
-/* Who runs on a CPU. The size is that of a cache line. */
-struct runqueue_cpu {
-	u32 owner;
-	u32 pad[15];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct runqueue_cpu);
-} runqueue_cpus SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -90,15 +82,18 @@ static __always_inline bool runqueue_left_out(struct task_struct *task)
 	return !task->pid || (only_tgid && task->tgid != only_tgid);
 }
 
-/* runqueue_owner returns the owner of a task. It looks it up when the task or the slots moved, and remembers it. */
+static __always_inline u32 runqueue_look_up(struct task_struct *task)
+{
+	return owner_of(task->cgroups->dfl_cgrp->kn->id);
+}
+
+/* runqueue_owner returns the owner of a task. It looks it up when tasks or slots moved, and remembers it. */
 static __always_inline u32 runqueue_owner(struct task_struct *task, struct runqueue_task *t)
 {
-	u64 cgroup = task->cgroups->dfl_cgrp->kn->id;
-	u32 epoch = owner_epoch;
+	u32 epoch = owner_epoch + owner_moves;
 
-	if (t->cgroup != cgroup || t->epoch != epoch) {
-		t->owner = owner_of(cgroup);
-		t->cgroup = cgroup;
+	if (t->epoch != epoch) {
+		t->owner = runqueue_look_up(task);
 		t->epoch = epoch;
 	}
 	return t->owner;
@@ -169,62 +164,70 @@ static __always_inline void runqueue_ends(struct probe_cpu *c, struct task_struc
 	runqueue_record(c, t, total - seen);
 }
 
-/* runqueue_taken notes who took the CPU from a task that wanted to go on. */
-static __always_inline void runqueue_taken(struct task_struct *prev, struct task_struct *next, u32 from, u32 to)
-{
-	struct runqueue_task *t = bpf_task_storage_get(&runqueue_tasks, prev, 0, 0);
-	u32 by = BY_OTHER;
-
-	if (!t)
-		return;
-	if (next->flags & PF_KTHREAD)
-		by = next->pid ? BY_SYSTEM : BY_OWN; /* the idle task takes over when a quota is used up */
-	else if (from == to)
-		by = BY_OWN;
-	t->preempted = by + 1;
-}
-
-/* runqueue_goes says whether prev wants to go on and its waits are recorded. */
+/* runqueue_goes says whether a task wants to go on and its waits are recorded. */
 static __always_inline bool runqueue_goes(struct task_struct *prev, unsigned int state)
 {
 	return !state && !runqueue_left_out(prev) && probe_chosen(prev->pid);
 }
 
-/* runqueue_switched is what both kinds of sched_switch do. told says whether the scheduler tells how long next waited. */
+/* runqueue_taken notes who took the CPU from a task that wanted to go on. */
+static __always_inline void runqueue_taken(struct task_struct *prev, struct task_struct *next, u32 owner)
+{
+	struct runqueue_task *t = bpf_task_storage_get(&runqueue_tasks, prev, 0, 0);
+
+	if (!t)
+		return; /* it ran before the probe did */
+	if (owner == OWNER_UNKNOWN)
+		owner = runqueue_look_up(next);
+	if (!next->pid)
+		t->preempted = BY_OWN + 1; /* the idle task takes over when a quota is used up */
+	else if (next->flags & PF_KTHREAD)
+		t->preempted = BY_SYSTEM + 1;
+	else
+		t->preempted = owner == t->owner ? BY_OWN + 1 : BY_OTHER + 1;
+}
+
+/*
+ * runqueue_resumes takes the end of a wait of next, and returns its owner if it knows. told says that the scheduler tells
+ * how long it was.
+ */
+static __always_inline u32 runqueue_resumes(struct probe_cpu *c, struct task_struct *next, bool told)
+{
+	struct runqueue_task *t;
+	u32 owner;
+
+	if (!probe_chosen(next->pid)) {
+		c->skipped++;
+		return OWNER_UNKNOWN;
+	}
+	t = bpf_task_storage_get(&runqueue_tasks, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t) {
+		c->lost++; /* no memory */
+		return OWNER_UNKNOWN;
+	}
+	owner = runqueue_owner(next, t);
+	if (told) {
+		runqueue_ends(c, next, t);
+		return owner;
+	}
+	if (t->since)
+		runqueue_record(c, t, bpf_ktime_get_ns() - t->since);
+	else
+		c->unmatched++; /* its wait began before the probe did */
+	t->since = 0;
+	return owner;
+}
+
+/* runqueue_switched is what both kinds of sched_switch do. */
 static __always_inline void runqueue_switched(struct probe_cpu *c, struct task_struct *prev, struct task_struct *next,
 					      unsigned int state, bool told)
 {
-	u32 cpu = bpf_get_smp_processor_id(), from, to = OWNER_REST;
-	struct runqueue_cpu *r = bpf_map_lookup_elem(&runqueue_cpus, &cpu);
-	bool goes = runqueue_goes(prev, state);
-	struct runqueue_task *t;
+	u32 owner = OWNER_UNKNOWN;
 
-	if (!r)
-		return; /* no such CPU: there are as many as are possible */
-	from = r->owner;
-	if (runqueue_left_out(next)) {
-		to = goes && next->pid ? owner_of(next->cgroups->dfl_cgrp->kn->id) : OWNER_REST;
-	} else if (!probe_chosen(next->pid)) {
-		c->skipped++;
-		to = goes ? owner_of(next->cgroups->dfl_cgrp->kn->id) : OWNER_REST;
-	} else {
-		t = bpf_task_storage_get(&runqueue_tasks, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-		if (t) {
-			to = runqueue_owner(next, t);
-			if (told)
-				runqueue_ends(c, next, t);
-			else if (!t->since)
-				c->unmatched++; /* its wait began before the probe did */
-			else
-				runqueue_record(c, t, bpf_ktime_get_ns() - t->since);
-			t->since = 0;
-		} else {
-			c->lost++; /* no memory */
-		}
-	}
-	if (goes)
-		runqueue_taken(prev, next, from, to);
-	r->owner = to;
+	if (!runqueue_left_out(next))
+		owner = runqueue_resumes(c, next, told);
+	if (runqueue_goes(prev, state))
+		runqueue_taken(prev, next, owner);
 }
 
 /* runqueue_begins notes when the wait of a task begins. */
@@ -262,6 +265,14 @@ int BPF_PROG(runqueue_switch, bool preempt, struct task_struct *prev, struct tas
 	began = runqueue_runs(c);
 	runqueue_switched(c, prev, next, state, true);
 	runqueue_ran(c, began);
+	return 0;
+}
+
+/* It fires once when a whole process moves. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(runqueue_moved, struct cgroup *to)
+{
+	__sync_fetch_and_add(&owner_moves, 1);
 	return 0;
 }
 

@@ -37,10 +37,11 @@ type RunQueue struct {
 // runQueueRungs are the ways to measure waits.
 func runQueueRungs() []rung {
 	switches := tracepoint{"sched_switch", []string{"", "task_struct", "task_struct", ""}}
+	moves := tracepoint{"cgroup_attach_task", []string{"cgroup"}}
 	return []rung{
 		{
 			hook:     "tp_btf/sched_switch",
-			programs: []string{gen.RunqueueProgRunqueueSwitch},
+			programs: []string{gen.RunqueueProgRunqueueSwitch, gen.RunqueueProgRunqueueMoved},
 			fields: []field{
 				{"sched_info", "run_delay", "CONFIG_SCHED_INFO=y"},
 				{"sched_info", "last_queued", "CONFIG_SCHED_INFO=y"},
@@ -48,15 +49,16 @@ func runQueueRungs() []rung {
 				{"sched_entity", "cfs_rq", "CONFIG_FAIR_GROUP_SCHED=y"},
 				{"cfs_rq", "rq", "CONFIG_FAIR_GROUP_SCHED=y"},
 			},
-			tracepoints: []tracepoint{switches},
+			tracepoints: []tracepoint{switches, moves},
 		},
 		{
 			hook: "tp_btf/sched_wakeup, sched_wakeup_new, sched_switch",
 			programs: []string{
 				gen.RunqueueProgRunqueueChange, gen.RunqueueProgRunqueueWakeup, gen.RunqueueProgRunqueueNew,
+				gen.RunqueueProgRunqueueMoved,
 			},
 			tracepoints: []tracepoint{
-				switches, {"sched_wakeup", []string{"task_struct"}}, {"sched_wakeup_new", []string{"task_struct"}},
+				switches, moves, {"sched_wakeup", []string{"task_struct"}}, {"sched_wakeup_new", []string{"task_struct"}},
 			},
 			lacks: "measured at three hooks, at four times the cost",
 		},
@@ -75,7 +77,6 @@ func newRunQueue(k *Kernel, opts RunQueueOptions, rungs []rung) (*RunQueue, erro
 		name: "the run-queue probe", spec: gen.LoadRunqueue, needs: []capability{capBPF, capPerfmon}, rungs: rungs,
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
 			cpus := int(spec.Maps[probeCPUs].MaxEntries)
-			spec.Maps[gen.RunqueueMapRunqueueCpus].MaxEntries = uint32(cpus)
 			table := spec.Maps[gen.RunqueueMapRunqueueTable]
 			shards := tableShards(slots*int(table.ValueSize), cpus)
 			return errors.Join(

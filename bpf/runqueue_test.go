@@ -16,6 +16,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/slid-agent/slid/internal/pairtest"
+	"github.com/slid-agent/slid/internal/testneed"
 )
 
 // loadEnv, when set, makes the test binary the load of TestRunQueueAgreesWithSchedstat.
@@ -436,4 +439,38 @@ func pin(tb testing.TB) {
 	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
 		tb.Error(err)
 	}
+}
+
+// BenchmarkRunQueuePipe measures what the probe adds to a program that does nothing but switch: perf bench sched pipe,
+// both ends on one CPU, with the probe and without by turns. The figure is the ratio of its CPU times. With
+// "-bench RunQueuePipe -benchtime 30x" it takes half a minute.
+func BenchmarkRunQueuePipe(b *testing.B) {
+	perf, taskset := testneed.Tool(b, "perf"), testneed.Tool(b, "taskset")
+	k := &Kernel{}
+	openOwners(b, k)
+	r, err := NewRunQueue(k, RunQueueOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	var ratios []float64
+	for b.Loop() {
+		with, without := pairtest.Run(func(with bool) time.Duration {
+			if err := r.Detach(); err != nil {
+				b.Fatal(err)
+			}
+			if with {
+				if err := r.Attach(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			cmd := exec.Command(taskset, "-c", "1", perf, "bench", "sched", "pipe", "-l", "50000")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%v\n%s", err, out)
+			}
+			return cmd.ProcessState.SystemTime() + cmd.ProcessState.UserTime()
+		})
+		ratios = append(ratios, float64(with)/float64(without))
+	}
+	pairtest.Report(b, ratios, "time-ratio")
 }

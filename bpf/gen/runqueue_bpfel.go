@@ -46,16 +46,17 @@ type RunqueueRunqueueSlot struct {
 const (
 	RunqueueMapOwnerGroups     = "owner_groups"
 	RunqueueMapProbeCpus       = "probe_cpus"
-	RunqueueMapRunqueueCpus    = "runqueue_cpus"
 	RunqueueMapRunqueueTable   = "runqueue_table"
 	RunqueueMapRunqueueTasks   = "runqueue_tasks"
 	RunqueueProgRunqueueChange = "runqueue_change"
+	RunqueueProgRunqueueMoved  = "runqueue_moved"
 	RunqueueProgRunqueueNew    = "runqueue_new"
 	RunqueueProgRunqueueSwitch = "runqueue_switch"
 	RunqueueProgRunqueueWakeup = "runqueue_wakeup"
 	RunqueueVarExclusive       = "exclusive"
 	RunqueueVarOnlyTgid        = "only_tgid"
 	RunqueueVarOwnerEpoch      = "owner_epoch"
+	RunqueueVarOwnerMoves      = "owner_moves"
 	RunqueueVarSampleSalt      = "sample_salt"
 	RunqueueVarSampleShift     = "sample_shift"
 	RunqueueVarTableShards     = "table_shards"
@@ -105,6 +106,7 @@ type RunqueueSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RunqueueProgramSpecs struct {
 	RunqueueChange *ebpf.ProgramSpec `ebpf:"runqueue_change"`
+	RunqueueMoved  *ebpf.ProgramSpec `ebpf:"runqueue_moved"`
 	RunqueueNew    *ebpf.ProgramSpec `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.ProgramSpec `ebpf:"runqueue_switch"`
 	RunqueueWakeup *ebpf.ProgramSpec `ebpf:"runqueue_wakeup"`
@@ -116,7 +118,6 @@ type RunqueueProgramSpecs struct {
 type RunqueueMapSpecs struct {
 	OwnerGroups   *ebpf.MapSpec `ebpf:"owner_groups"`
 	ProbeCpus     *ebpf.MapSpec `ebpf:"probe_cpus"`
-	RunqueueCpus  *ebpf.MapSpec `ebpf:"runqueue_cpus"`
 	RunqueueTable *ebpf.MapSpec `ebpf:"runqueue_table"`
 	RunqueueTasks *ebpf.MapSpec `ebpf:"runqueue_tasks"`
 }
@@ -128,6 +129,7 @@ type RunqueueVariableSpecs struct {
 	Exclusive   *ebpf.VariableSpec `ebpf:"exclusive"`
 	OnlyTgid    *ebpf.VariableSpec `ebpf:"only_tgid"`
 	OwnerEpoch  *ebpf.VariableSpec `ebpf:"owner_epoch"`
+	OwnerMoves  *ebpf.VariableSpec `ebpf:"owner_moves"`
 	SampleSalt  *ebpf.VariableSpec `ebpf:"sample_salt"`
 	SampleShift *ebpf.VariableSpec `ebpf:"sample_shift"`
 	TableShards *ebpf.VariableSpec `ebpf:"table_shards"`
@@ -156,7 +158,6 @@ func (o *RunqueueObjects) Close() error {
 type RunqueueMaps struct {
 	OwnerGroups   *ebpf.Map `ebpf:"owner_groups"`
 	ProbeCpus     *ebpf.Map `ebpf:"probe_cpus"`
-	RunqueueCpus  *ebpf.Map `ebpf:"runqueue_cpus"`
 	RunqueueTable *ebpf.Map `ebpf:"runqueue_table"`
 	RunqueueTasks *ebpf.Map `ebpf:"runqueue_tasks"`
 }
@@ -165,7 +166,6 @@ func (m *RunqueueMaps) Close() error {
 	return _RunqueueClose(
 		m.OwnerGroups,
 		m.ProbeCpus,
-		m.RunqueueCpus,
 		m.RunqueueTable,
 		m.RunqueueTasks,
 	)
@@ -178,6 +178,7 @@ type RunqueueVariables struct {
 	Exclusive   *ebpf.Variable `ebpf:"exclusive"`
 	OnlyTgid    *ebpf.Variable `ebpf:"only_tgid"`
 	OwnerEpoch  *ebpf.Variable `ebpf:"owner_epoch"`
+	OwnerMoves  *ebpf.Variable `ebpf:"owner_moves"`
 	SampleSalt  *ebpf.Variable `ebpf:"sample_salt"`
 	SampleShift *ebpf.Variable `ebpf:"sample_shift"`
 	TableShards *ebpf.Variable `ebpf:"table_shards"`
@@ -189,6 +190,7 @@ type RunqueueVariables struct {
 // It can be passed to LoadRunqueueObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RunqueuePrograms struct {
 	RunqueueChange *ebpf.Program `ebpf:"runqueue_change"`
+	RunqueueMoved  *ebpf.Program `ebpf:"runqueue_moved"`
 	RunqueueNew    *ebpf.Program `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.Program `ebpf:"runqueue_switch"`
 	RunqueueWakeup *ebpf.Program `ebpf:"runqueue_wakeup"`
@@ -197,6 +199,7 @@ type RunqueuePrograms struct {
 func (p *RunqueuePrograms) Close() error {
 	return _RunqueueClose(
 		p.RunqueueChange,
+		p.RunqueueMoved,
 		p.RunqueueNew,
 		p.RunqueueSwitch,
 		p.RunqueueWakeup,

@@ -2,10 +2,8 @@ package service
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/internal/cgroup"
+	"github.com/slid-agent/slid/internal/pairtest"
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
@@ -32,27 +31,12 @@ func BenchmarkHTTPCost(b *testing.B) {
 	loadFor(b, n, "1s") // warm up
 	var added, ratio []float64
 	for b.Loop() {
-		var with, without round
-		measureWith := func() { with = measure(b, n, true) }
-		measureWithout := func() { without = measure(b, n, false) }
-		steps := []func(){measureWith, measureWithout}
-		rand.Shuffle(2, func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
-		for _, step := range steps {
-			step()
-		}
+		with, without := pairtest.Run(func(with bool) round { return measure(b, n, with) })
 		added = append(added, float64((with.cpu-without.cpu).Nanoseconds())/1000)
 		ratio = append(ratio, with.throughput/without.throughput)
 	}
-	report(b, added, "us-added/request")
-	report(b, ratio, "throughput-ratio")
-}
-
-// report adds a metric, the median, and its interval as two more.
-func report(b *testing.B, values []float64, unit string) {
-	low, high := bootstrap(values)
-	b.ReportMetric(median(values), unit)
-	b.ReportMetric(low, unit+"-low")
-	b.ReportMetric(high, unit+"-high")
+	pairtest.Report(b, added, "us-added/request")
+	pairtest.Report(b, ratio, "throughput-ratio")
 }
 
 func measure(b *testing.B, n nginx, probed bool) round {
@@ -109,25 +93,4 @@ func (n nginx) cpu(tb testing.TB) (total time.Duration) {
 		total += time.Duration(ns)
 	}
 	return total
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
-}
-
-// bootstrap returns the 95 % interval of the median: its spread over samples drawn anew from the values.
-func bootstrap(values []float64) (low, high float64) {
-	random := rand.New(rand.NewPCG(1, 2))
-	medians := make([]float64, 2000)
-	sample := make([]float64, len(values))
-	for i := range medians {
-		for j := range sample {
-			sample[j] = values[random.IntN(len(values))]
-		}
-		medians[i] = median(sample)
-	}
-	slices.Sort(medians)
-	return medians[len(medians)/40], medians[len(medians)-1-len(medians)/40]
 }
