@@ -1,12 +1,18 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/slid-agent/slid/internal/pairtest"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // A fakeProbe costs what its events cost, as far as it records them.
@@ -219,4 +225,109 @@ func TestCountCPUs(t *testing.T) {
 			t.Errorf("%q: got %d, want %d", list, got, want)
 		}
 	}
+}
+
+// A storm of context switches over the budget makes the run-queue probe sample: it costs less then, says so, and its
+// counts stand for all switches still.
+func TestGovernorInARealStorm(t *testing.T) {
+	requireCapabilities(t)
+	r := openRunQueue(t, RunQueueOptions{})
+	m := NewMeter(1e-6)
+	m.period = 100 * time.Millisecond
+	defer m.Close()
+	m.Watch(r.Watched("runqueue", true))
+	stop := startStorm(t)
+	defer stop()
+
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		cost := m.Costs(nil)[0]
+		if cost.Throttle.Detached {
+			break // the budget is next to nothing: it is sampled first, then detached
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not detached in 30 s: %+v", cost)
+		}
+	}
+	counts := m.Costs(nil)[0].Counts
+	if counts.Skipped == 0 {
+		t.Errorf("it was detached without sampling first: %+v", counts)
+	}
+	v := m.Governed("runqueue", r.Verdict("latency/runqueue"))
+	if v.State != verdict.Unavailable || !strings.HasPrefix(v.Reason, "detached until ") ||
+		!strings.Contains(v.Reason, "of the CPUs, all probes may take 0.0001 %") {
+		t.Errorf("verdict %+v", v)
+	}
+	time.Sleep(50 * time.Millisecond)
+	before := r.Counts()
+	time.Sleep(50 * time.Millisecond)
+	if after := r.Counts(); after.Runs != before.Runs {
+		t.Errorf("a detached probe ran %d times", after.Runs-before.Runs)
+	}
+}
+
+// startStorm makes two threads on one CPU wake each other up until the returned function is called.
+func startStorm(tb testing.TB) (stop func()) {
+	tb.Helper()
+	var there, back [2]int
+	if err := errors.Join(unix.Pipe(there[:]), unix.Pipe(back[:])); err != nil {
+		tb.Fatal(err)
+	}
+	done := make(chan struct{}, 2)
+	var stopped atomic.Bool
+	pass := func(from, to int) {
+		pin(tb)
+		var buf [1]byte
+		for !stopped.Load() {
+			if n, _ := unix.Read(from, buf[:]); n != 1 {
+				break
+			}
+			_, _ = unix.Write(to, buf[:])
+		}
+		unix.Close(to) // the other one ends, too
+		done <- struct{}{}
+	}
+	go pass(there[0], back[1])
+	go pass(back[0], there[1])
+	first, err := unix.Dup(there[1])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, _ = unix.Write(first, []byte{0})
+	unix.Close(first)
+	return func() {
+		stopped.Store(true)
+		<-done
+		<-done
+		unix.Close(there[0])
+		unix.Close(back[0])
+	}
+}
+
+// BenchmarkSampling reports what a run of the run-queue probe takes by the meter's figures, when it records everything and
+// when it records one task of 64. It takes three seconds a round.
+func BenchmarkSampling(b *testing.B) {
+	r := openRunQueue(b, RunQueueOptions{})
+	stop := startStorm(b)
+	defer stop()
+	cost := func(shift uint32) float64 {
+		if err := r.Sample(shift, shift); err != nil {
+			b.Fatal(err)
+		}
+		m := NewMeter(0)
+		defer m.Close()
+		m.Watch(r.Watched("runqueue", true))
+		return awaitKernelMean(b, m).RunSeconds
+	}
+	var full, sampled []float64
+	for b.Loop() {
+		all, some := pairtest.Run(func(all bool) float64 {
+			if all {
+				return cost(0)
+			}
+			return cost(maxShift)
+		})
+		full, sampled = append(full, 1e9*all), append(sampled, 1e9*some)
+	}
+	pairtest.Report(b, full, "ns/run")
+	pairtest.Report(b, sampled, "ns/sampled-run")
 }

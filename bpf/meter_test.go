@@ -63,8 +63,8 @@ func TestMeterMeasures(t *testing.T) {
 }
 
 // awaitKernelMean waits for the first mean by bpf statistics.
-func awaitKernelMean(t *testing.T, m *Meter) Cost {
-	t.Helper()
+func awaitKernelMean(tb testing.TB, m *Meter) Cost {
+	tb.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {
 		m.mu.Lock()
@@ -75,7 +75,7 @@ func awaitKernelMean(t *testing.T, m *Meter) Cost {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Fatal("no bpf statistics in 20 s")
+	tb.Fatal("no bpf statistics in 20 s")
 	return Cost{}
 }
 
