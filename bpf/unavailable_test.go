@@ -84,6 +84,27 @@ func TestRefusalBySeccompIsNamed(t *testing.T) {
 	})
 }
 
+// A kernel that does not tell its types is named as such.
+func TestMissingTypesAreNamed(t *testing.T) {
+	requireCapabilities(t)
+	hide := func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		return unix.Mount("none", "/sys/kernel/btf", "tmpfs", 0, "")
+	}
+	onThread(t, hide, func() {
+		_, err := NewRunQueue(&Kernel{}, RunQueueOptions{})
+		u, ok := errors.AsType[*verdict.UnavailableError](err)
+		if !ok || u.Missing != "CONFIG_DEBUG_INFO_BTF=y" || !strings.Contains(u.Reason, "no type information") {
+			t.Errorf("got error %v, want an UnavailableError", err)
+		}
+	})
+}
+
 // refuseBPF makes the calling thread's bpf(2) fail with EPERM, as container runtimes do (seccomp(2)).
 func refuseBPF() error {
 	program := []unix.SockFilter{
