@@ -13,6 +13,7 @@ type distribution struct {
 	zero   uint64
 	offset int
 	counts []uint64
+	sum    float64 // of all values
 }
 
 // count returns the number of all values.
@@ -47,7 +48,9 @@ func (d distribution) within(other distribution) bool {
 
 // minus returns d without the values of other, which must be within d.
 func (d distribution) minus(other distribution) distribution {
-	rest := distribution{zero: d.zero - other.zero, offset: d.offset, counts: make([]uint64, len(d.counts))}
+	rest := distribution{
+		zero: d.zero - other.zero, offset: d.offset, counts: make([]uint64, len(d.counts)), sum: max(d.sum-other.sum, 0),
+	}
 	for i, c := range d.counts {
 		rest.counts[i] = c - other.at(d.offset+i)
 	}
@@ -57,14 +60,16 @@ func (d distribution) minus(other distribution) distribution {
 // plus returns the values of both.
 func (d distribution) plus(other distribution) distribution {
 	if len(d.counts) == 0 {
-		return distribution{d.zero + other.zero, other.offset, other.counts}
+		return distribution{d.zero + other.zero, other.offset, other.counts, d.sum + other.sum}
 	}
 	if len(other.counts) == 0 {
-		return distribution{d.zero + other.zero, d.offset, d.counts}
+		return distribution{d.zero + other.zero, d.offset, d.counts, d.sum + other.sum}
 	}
 	first := min(d.offset, other.offset)
 	end := max(d.offset+len(d.counts), other.offset+len(other.counts))
-	both := distribution{zero: d.zero + other.zero, offset: first, counts: make([]uint64, end-first)}
+	both := distribution{
+		zero: d.zero + other.zero, offset: first, counts: make([]uint64, end-first), sum: d.sum + other.sum,
+	}
 	for i := range both.counts {
 		both.counts[i] = d.at(first+i) + other.at(first+i)
 	}

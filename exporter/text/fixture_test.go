@@ -38,6 +38,7 @@ type lab struct {
 	hostEnt *metric.Entity
 	latEnt  *metric.Entity
 	self    *metric.Entity
+	owned   map[string]*metric.Entity // units with kernel latencies
 
 	ints   map[string]metric.IntFamily
 	floats map[string]metric.FloatFamily
@@ -48,10 +49,10 @@ func newLab(t testing.TB, o Options) *lab {
 	t.Helper()
 	l := &lab{
 		t: t, registry: metric.NewRegistry(instrumentation.Scope{Name: "slid"}),
-		ints: map[string]metric.IntFamily{}, floats: map[string]metric.FloatFamily{}, hists: map[string]metric.HistogramFamily{},
+		owned: map[string]*metric.Entity{}, ints: map[string]metric.IntFamily{}, floats: map[string]metric.FloatFamily{}, hists: map[string]metric.HistogramFamily{},
 	}
 	l.host = l.registry.Group("host", metric.ClassHost, 10000)
-	l.latency = l.registry.Group("latency/runqueue", metric.ClassLatency, 10)
+	l.latency = l.registry.Group("latency/runqueue", metric.ClassLatency, 100)
 	l.service = l.registry.Group("service/traffic", metric.ClassService, 10000)
 	l.agent = l.registry.Group("slid", metric.ClassAgent, 100)
 	l.hostRes = resource.NewSchemaless(
@@ -260,6 +261,8 @@ func full(t testing.TB, o Options) *lab {
 		for range 1000 + n*9234 {
 			run.Record(15e-6 * lognormal(rng, 1.2))
 		}
+		l.owner(rng, "nginx", 20e-6, 500+n*4000, at)
+		l.owner(rng, "other", 5e-6, 500+n*1000, at)
 		l.fill(rng, nginx, .011, n*74375)
 		l.fill(rng, check, .04, n*2000)
 		if n == 0 {
@@ -271,6 +274,29 @@ func full(t testing.TB, o Options) *lab {
 		l.observeAgent(1, at)
 	}
 	return l
+}
+
+// owner records n waits of a unit for a CPU, and a tenth as many for its disk, around a median. A quarter of the time
+// they wait for a CPU, another one's task has it.
+func (l *lab) owner(rng *rand.Rand, name string, median float64, n int, at time.Time) {
+	if l.owned[name] == nil {
+		l.owned[name] = l.latency.Entity(serviceResource(name, str("systemd.unit.name", name+".service")), began)
+	}
+	e := l.owned[name]
+	run := l.hist(e, l.latency, "container.cpu.linux.runqueue.duration")
+	disk := l.hist(e, l.latency, "container.disk.linux.request.duration", str("disk.io.direction", "read"))
+	waited := 0.0
+	for i := range n {
+		v := median * lognormal(rng, 1)
+		run.Record(v)
+		waited += v
+		if i%10 == 0 {
+			disk.Record(100 * v)
+		}
+	}
+	const preempted = "container.cpu.linux.runqueue.preempted_time"
+	l.float(e, l.latency, metric.Counter, preempted, .1*waited, at, str("linux.preempted_by", "own"))
+	l.float(e, l.latency, metric.Counter, preempted, .25*waited, at, str("linux.preempted_by", "other"))
 }
 
 // fill records n request durations around a median; n is a multiple of 25.

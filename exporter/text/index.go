@@ -120,6 +120,7 @@ func (t *target) addSpreads(name string, points []metricdata.ExponentialHistogra
 			zero:   p.ZeroCount,
 			offset: int(p.PositiveBucket.Offset),
 			counts: slices.Clone(p.PositiveBucket.Counts),
+			sum:    p.Sum,
 		}})
 	}
 }

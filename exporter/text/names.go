@@ -69,7 +69,25 @@ const (
 	keyProtocol = attribute.Key("network.protocol.name")
 )
 
-// probes are the kernel latencies of a report: metrics that are histograms in seconds.
+// probes are the kernel latencies of a report: metrics of the host that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
 }
+
+// delays are the kernel latencies of a unit or container, in the order of the table. Those without a title have no column.
+var delays = []struct{ metric, name, title string }{
+	{"container.cpu.linux.runqueue.duration", "runqueue", "RUN QUEUE"},
+	{"container.disk.linux.request.duration", "disk", "DISK"},
+	{"container.filesystem.linux.fsync.duration", "fsync", "FSYNC"},
+	{"container.memory.linux.reclaim.duration", "reclaim", "RECLAIM"},
+	{"container.network.tcp.linux.connect.duration", "tcp_connect", "CONNECT"},
+	{"container.network.tcp.linux.accept_queue.duration", "accept", ""},
+	{"container.network.tcp.linux.packet_to_read.duration", "pktread", ""},
+	{"container.dns.linux.query.duration", "dns", ""},
+}
+
+// Waits for a CPU that another task took.
+const (
+	preemptedTime  = "container.cpu.linux.runqueue.preempted_time"
+	keyPreemptedBy = attribute.Key("linux.preempted_by")
+)

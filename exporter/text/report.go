@@ -21,6 +21,7 @@ type Report struct {
 	Services      []Service         `json:"services"` // worst first: by share of errors, then by requests
 	SLOs          []struct{}        `json:"slos"`     // empty as long as objectives are not evaluated
 	Latency       []Latency         `json:"latency"`
+	Owners        []Owner           `json:"owners"` // units and containers that waited in the kernel, longest first
 	Agent         Agent             `json:"agent"`
 	Sources       []verdict.Verdict `json:"sources"` // the sources that are not active though the machine has them, by name
 }
@@ -142,6 +143,7 @@ func newReport(w window, o Options) *Report {
 		Services:      w.services(),
 		SLOs:          []struct{}{},
 		Latency:       w.latencies(),
+		Owners:        w.owners(),
 		Agent:         w.agent(),
 		Sources:       []verdict.Verdict{},
 	}

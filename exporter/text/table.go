@@ -21,6 +21,7 @@ func renderTable(b *bytes.Buffer, r *Report, l layout) {
 	p.header(r)
 	p.services(r)
 	p.latency(r.Latency)
+	p.owners(r)
 	p.host(r.System)
 	p.agent(r)
 	p.sources(r.Sources)

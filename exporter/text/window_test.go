@@ -232,3 +232,28 @@ func TestSystemFigures(t *testing.T) {
 		t.Errorf("idle disk: %+v", idle)
 	}
 }
+
+// An owner's report has what its tasks waited for within the window, the longest first.
+func TestOwnersWaits(t *testing.T) {
+	l := full(t, Options{Format: JSON})
+	l.export(later)
+	var r Report
+	if err := json.Unmarshal(l.out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Owners) != 2 || r.Owners[0].Service != "nginx" || r.Owners[0].Unit != "nginx.service" || r.Owners[1].Service != "other" {
+		t.Fatalf("got %+v", r.Owners)
+	}
+	o := r.Owners[0]
+	run, disk := o.Delays["runqueue"], o.Delays["disk"]
+	if run.Count != 4500 || disk.Count != 450 || run.P99 == nil || *run.P99 <= *run.P50 || len(o.Delays) != 2 {
+		t.Errorf("got %+v", o.Delays)
+	}
+	// A lognormal distribution of sigma 1 has the mean of its median times e^0.5.
+	if mean := run.Seconds / float64(run.Count); mean < 20e-6*1.5 || mean > 20e-6*1.8 {
+		t.Errorf("mean wait %v s", mean)
+	}
+	if share := o.Preempted["other"] / run.Seconds; share < 0.2 || share > 0.25 || len(o.Preempted) != 2 {
+		t.Errorf("preempted %v of %v s", o.Preempted, run.Seconds)
+	}
+}
