@@ -53,8 +53,8 @@ struct runqueue_slot {
 
 /* What is remembered of a task. */
 struct runqueue_task {
-	u64 seen;   /* one more than its total wait at its last switch to a CPU; 0: none on record */
-	u64 since;  /* when its wait began, if the scheduler does not tell; 0: not known */
+	u64 seen;  /* one more than its total wait at its last switch to a CPU; 0: none on record */
+	u64 since; /* when its wait began, if the scheduler does not tell; 0: not known */
 	u32 owner;
 	u32 epoch;     /* that owner is from */
 	u32 salt;      /* of the sample that seen is from */

@@ -9,8 +9,14 @@ import (
 
 func TestTableShards(t *testing.T) {
 	for _, test := range []struct{ bytes, cpus, want int }{
-		{2048, 1, 1}, {2048, 2, 2}, {2048, 3, 4}, {2048, 128, 128}, {2048, 4096, 512},
-		{64 * 2048, 128, 8}, {512 * 2048, 128, 1}, {4 << 20, 2, 1},
+		{2048, 1, 1},
+		{2048, 2, 2},
+		{2048, 3, 4},
+		{2048, 128, 128},
+		{2048, 4096, 512},
+		{64 * 2048, 128, 8},
+		{512 * 2048, 128, 1},
+		{4 << 20, 2, 1},
 	} {
 		if got := tableShards(test.bytes, test.cpus); got != test.want {
 			t.Errorf("%d bytes, %d CPUs: got %d, want %d", test.bytes, test.cpus, got, test.want)

@@ -160,8 +160,8 @@ func (a *Attribution) declare() {
 	a.events = lost.With(e)
 }
 
-// Join adds a collector of tables. moved is called after groups got other slots; it may be nil.
-func (a *Attribution) Join(moved func() error) *member {
+// join adds a collector of tables. moved is called after groups got other slots; it may be nil.
+func (a *Attribution) join(moved func() error) *member {
 	m := &member{moved: moved}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -170,17 +170,17 @@ func (a *Attribution) Join(moved func() error) *member {
 	return m
 }
 
-// Leave takes a member out.
-func (a *Attribution) Leave(m *member) {
+// leave takes a member out.
+func (a *Attribution) leave(m *member) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.members = slices.DeleteFunc(a.members, func(other *member) bool { return other == m })
 }
 
-// Slots calls f for each slot that has an owner and that the member has not taken the last counts of. last says that
+// visit calls f for each slot that has an owner and that the member has not taken the last counts of. last says that
 // nothing writes to the slot any more: f returns whether it took the counts for good. What is left belongs to an owner
 // only if others were told apart from it.
-func (a *Attribution) Slots(m *member, f func(slot int, o *Owner, last bool) bool) {
+func (a *Attribution) visit(m *member, f func(slot int, o *Owner, last bool) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	rest := a.active() && !a.partial
@@ -195,13 +195,7 @@ func (a *Attribution) Slots(m *member, f func(slot int, o *Owner, last bool) boo
 	}
 }
 
-// Active says whether any unit or container has a slot of its own.
-func (a *Attribution) Active() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.active()
-}
-
+// active says whether any unit or container has a slot of its own.
 func (a *Attribution) active() bool {
 	return slices.ContainsFunc(a.slots, func(s slot) bool { return s.owner != nil && s.owner.named })
 }

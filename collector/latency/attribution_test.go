@@ -237,7 +237,7 @@ func TestUnitsAreToldApart(t *testing.T) {
 
 	stop()
 	unit.remove()
-	for gone := 0; gone < 4; gone++ {
+	for gone := range 4 {
 		host, _ := r.waits()
 		r.tick()
 		if now, _ := r.waits(); now.Count < host.Count || now.Sum < host.Sum {

@@ -2,6 +2,7 @@ package latency
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,10 +35,7 @@ func (t groups) read(dir string) { t.walk(dir, t, 0) }
 
 // refresh reads the tree anew. Groups that are there still keep what is known of them.
 func (t groups) refresh(dir string, tick uint64) {
-	old := make(groups, len(t))
-	for id, g := range t {
-		old[id] = g
-	}
+	old := maps.Clone(t)
 	clear(t)
 	t.walk(dir, old, tick)
 }

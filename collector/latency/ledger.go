@@ -47,7 +47,7 @@ func newLedger[T, R any](env collector.Env, a *Attribution, table bpf.Table[T], 
 	open func(*metric.Entity) R, store func(R, *T, time.Time),
 ) *ledger[T, R] {
 	return &ledger[T, R]{
-		attribution: a, member: a.Join(moved), table: table, group: env.Metrics, start: start,
+		attribution: a, member: a.join(moved), table: table, group: env.Metrics, start: start,
 		open: open, store: store, accounts: map[*Owner]*account[T, R]{},
 	}
 }
@@ -58,7 +58,7 @@ func (l *ledger[T, R]) collect(now time.Time) error {
 	err := l.table.Read(bpf.RestSlot, &l.rest) // every event without an owner is there, whether that has one or not
 	l.total = l.gone
 	bpf.Plus(&l.total, &l.rest)
-	l.attribution.Slots(l.member, func(slot int, o *Owner, last bool) bool {
+	l.attribution.visit(l.member, func(slot int, o *Owner, last bool) bool {
 		e := l.take(slot, o, last)
 		err = errors.Join(err, e)
 		return e == nil
@@ -130,4 +130,4 @@ func (l *ledger[T, R]) account(o *Owner) *account[T, R] {
 }
 
 // close takes the ledger out of the attribution.
-func (l *ledger[T, R]) close() { l.attribution.Leave(l.member) }
+func (l *ledger[T, R]) close() { l.attribution.leave(l.member) }

@@ -80,5 +80,6 @@ func updateTable(readme string, columns []string, update bool) error {
 }
 
 func readReport(in io.Reader) (r report, err error) {
-	return r, json.NewDecoder(in).Decode(&r)
+	err = json.NewDecoder(in).Decode(&r)
+	return r, err
 }
