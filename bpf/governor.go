@@ -51,7 +51,6 @@ type governed struct {
 	rate    float64 // CPU seconds a second since then
 	rest    time.Duration
 	until   time.Time // when a detached probe may try again
-	salt    uint32
 }
 
 // govern looks at what probes cost and changes what takes too much. It says whether something changed.
@@ -153,8 +152,7 @@ func (g *governor) relax(now time.Time, list []*metered, room float64) bool {
 // sample makes a probe record one of 2^shift events.
 func (p *metered) sample(shift uint32, why string) {
 	t := &p.cost.Throttle
-	p.governed.salt++
-	if err := p.Sample(shift, p.governed.salt); err != nil {
+	if err := p.Sample(shift); err != nil {
 		p.detach(time.Now(), "it cannot be made to sample: "+err.Error())
 		return
 	}
@@ -167,8 +165,7 @@ func (p *metered) sample(shift uint32, why string) {
 // redraw changes the sample of a probe, so that it is not always the same tasks or sockets that stand for all.
 func (p *metered) redraw() {
 	if t := p.cost.Throttle; t.Shift > 0 && !t.Detached {
-		p.governed.salt++
-		_ = p.Sample(t.Shift, p.governed.salt) // the sample stays as it is
+		_ = p.Sample(t.Shift) // if it fails, the sample stays as it is
 	}
 }
 
@@ -187,13 +184,15 @@ func (p *metered) detach(now time.Time, why string) {
 // attach lets a detached probe try again, sampling as much as it can.
 func (p *metered) attach() {
 	t := &p.cost.Throttle
-	if err := p.Attach(); err != nil {
-		p.detach(time.Now(), "it cannot be attached again: "+err.Error())
-		return
-	}
 	t.Detached, t.Reason = false, ""
 	if p.Sample != nil {
 		p.sample(maxShift, "it was detached before, and gets room step by step")
+	}
+	if t.Detached {
+		return // it cannot be made to sample
+	}
+	if err := p.Attach(); err != nil {
+		p.detach(time.Now(), "it cannot be attached again: "+err.Error())
 	}
 }
 

@@ -66,7 +66,7 @@ type Watched struct {
 	Memory   func() uint64   // nil: not known
 
 	// How the governor makes it cheaper; it leaves a probe without Detach alone.
-	Sample         func(shift, salt uint32) error // nil: it can only be detached
+	Sample         func(shift uint32) error // nil: it can only be detached
 	Detach, Attach func() error
 }
 

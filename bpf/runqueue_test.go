@@ -237,18 +237,55 @@ func TestRunQueueFallbackAgreesWithSchedstat(t *testing.T) {
 
 // A sample has the waits of some threads, each with the weight that makes up for the others.
 func TestRunQueueSampleAgreesWithSchedstat(t *testing.T) {
-	const shift, salt = 1, 7
+	const shift = 1
 	g := measureLoad(t, runQueueRungs()[:1], func(r *RunQueue) (chosen func(tid int) bool) {
-		if err := r.Sample(shift, salt); err != nil {
+		if err := r.Sample(shift); err != nil {
 			t.Fatal(err)
 		}
-		return func(tid int) bool { return (uint32(tid)^salt)*0x9e3779b1>>(32-shift) == 0 }
+		return func(tid int) bool { return (uint32(tid)^r.salt)*0x9e3779b1>>(32-shift) == 0 }
 	})
 	if !within(g.WaitNS, g.schedstat.waitNS<<shift, 0.01) {
 		t.Errorf("sum of waits %d ns, the scheduler counted %d ns for one in %d", g.WaitNS, g.schedstat.waitNS, 1<<shift)
 	}
 	if g.Skipped == 0 {
 		t.Error("no event was skipped")
+	}
+}
+
+// What waits while the probe is detached is no wait of later: neither way to measure makes a giant of it, and what comes
+// then is counted.
+func TestRunQueueIsAttachedAgain(t *testing.T) {
+	for i, r := range runQueueRungs() {
+		t.Run(r.hook, func(t *testing.T) {
+			requireCapabilities(t)
+			l := startLoad(t)
+			r := openRunQueueBy(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)}, runQueueRungs()[i:i+1])
+			l.say(t)
+			l.expect(t, "ready")
+			l.round(t, r, 1000)
+			if err := r.Detach(); err != nil {
+				t.Fatal(err)
+			}
+			before, stat := r.mustRead(t), l.schedstat(t)
+			l.say(t)
+			for l.schedstat(t).waitNS < stat.waitNS+3e9 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			stat = l.schedstat(t)
+			if err := r.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			awaitCount(t, r, before.Wait.Count()+1000)
+			after, wait := r.mustRead(t), l.schedstat(t).waitNS-stat.waitNS
+			l.say(t)
+			l.expect(t, "stopped")
+			if got := after.Wait.SumNs - before.Wait.SumNs; got > wait+wait/10+1e8 {
+				t.Errorf("%d ns of waits, the scheduler counted %d since it was attached", got, wait)
+			}
+			if after.Unmatched == before.Unmatched {
+				t.Error("no wait is unmatched that began before")
+			}
+		})
 	}
 }
 

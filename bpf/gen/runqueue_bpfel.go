@@ -57,6 +57,7 @@ const (
 	RunqueueVarOnlyTgid        = "only_tgid"
 	RunqueueVarOwnerEpoch      = "owner_epoch"
 	RunqueueVarOwnerMoves      = "owner_moves"
+	RunqueueVarProbeSince      = "probe_since"
 	RunqueueVarSampleSalt      = "sample_salt"
 	RunqueueVarSampleShift     = "sample_shift"
 	RunqueueVarTableShards     = "table_shards"
@@ -130,6 +131,7 @@ type RunqueueVariableSpecs struct {
 	OnlyTgid    *ebpf.VariableSpec `ebpf:"only_tgid"`
 	OwnerEpoch  *ebpf.VariableSpec `ebpf:"owner_epoch"`
 	OwnerMoves  *ebpf.VariableSpec `ebpf:"owner_moves"`
+	ProbeSince  *ebpf.VariableSpec `ebpf:"probe_since"`
 	SampleSalt  *ebpf.VariableSpec `ebpf:"sample_salt"`
 	SampleShift *ebpf.VariableSpec `ebpf:"sample_shift"`
 	TableShards *ebpf.VariableSpec `ebpf:"table_shards"`
@@ -179,6 +181,7 @@ type RunqueueVariables struct {
 	OnlyTgid    *ebpf.Variable `ebpf:"only_tgid"`
 	OwnerEpoch  *ebpf.Variable `ebpf:"owner_epoch"`
 	OwnerMoves  *ebpf.Variable `ebpf:"owner_moves"`
+	ProbeSince  *ebpf.Variable `ebpf:"probe_since"`
 	SampleSalt  *ebpf.Variable `ebpf:"sample_salt"`
 	SampleShift *ebpf.Variable `ebpf:"sample_shift"`
 	TableShards *ebpf.Variable `ebpf:"table_shards"`

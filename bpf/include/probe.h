@@ -42,6 +42,12 @@ volatile u32 sample_shift;
 volatile u32 sample_salt;
 
 /*
+ * When the programs were attached last, in ns of CLOCK_MONOTONIC: they see everything that happens since. What they noted
+ * before of something that began may have ended unseen while they were detached, so it is void. User space sets it.
+ */
+volatile u64 probe_since;
+
+/*
  * Tables are arrays of table_shards parts of table_slots slots each; a CPU writes to the part of its number. Shards
  * are a power of two. Where there are as many as CPUs, no two CPUs write to the same slot.
  */
