@@ -61,7 +61,8 @@ type probeCPU struct {
 }
 
 // open loads and attaches a probe by the first rung that works. If none does, the error is a *verdict.UnavailableError
-// with what the best of them needs.
+// with what the best of them needs that can be had: a kernel that has not what the first needs may still work by the
+// second, and lack a capability for it.
 func (d *design) open(k *Kernel) (*Probe, error) {
 	var refused []error
 	for i := range d.rungs {
@@ -71,6 +72,11 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 			return p, nil
 		}
 		refused = append(refused, err)
+	}
+	for _, err := range refused {
+		if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && u.Missing != "" {
+			return nil, err
+		}
 	}
 	return nil, refused[0]
 }

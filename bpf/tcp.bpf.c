@@ -272,9 +272,10 @@ static __always_inline u64 tcp_take(u64 *seen, u64 old, u64 now)
 
 /*
  * tcp_look counts what a connection's accounts grew by since the last look. The round-trip time is recorded at the first
- * look, and later if payload was sent since the last one: only then was it measured anew.
+ * look, and later if payload was sent since the last one: only then was it measured anew. Of a connection that goes on,
+ * one byte received is held back: the kernel counts a FIN a moment before it notes that there is one.
  */
-static __always_inline void tcp_look(const struct sock *sk, struct tcp_sock *tp, struct tcp_conn *conn)
+static __always_inline void tcp_look(const struct sock *sk, struct tcp_sock *tp, struct tcp_conn *conn, bool goes_on)
 {
 	struct tcp_slot *slot = tcp_slot_of(sk);
 	u64 sent = *(volatile u64 *)&conn->seen.sent, received = *(volatile u64 *)&conn->seen.received;
@@ -285,6 +286,8 @@ static __always_inline void tcp_look(const struct sock *sk, struct tcp_sock *tp,
 	if (!slot)
 		return; /* no such slot */
 	tcp_account(sk, tp, &now);
+	if (goes_on)
+		now.received--;
 	sent = tcp_take(&conn->seen.sent, sent, now.sent);
 	received = tcp_take(&conn->seen.received, received, now.received);
 	retransmitted = tcp_take(&conn->seen.retransmitted, retransmitted, now.retransmitted);
@@ -299,19 +302,24 @@ static __always_inline void tcp_look(const struct sock *sk, struct tcp_sock *tp,
 		hist_record_atomic(&slot->rtt, rtt * 1000 / 8);
 }
 
-/* tcp_store makes the storage of a connection, as of now. It returns NULL if there is no memory. */
-static __always_inline struct tcp_conn *tcp_store(const struct sock *sk, struct tcp_sock *tp, u32 phase)
+/*
+ * tcp_store makes the storage of a connection, if it has none. fresh says that its bytes are all new; else they count from
+ * now on, as what it sent again does. It returns NULL if there is no memory.
+ */
+static __always_inline struct tcp_conn *tcp_store(const struct sock *sk, struct tcp_sock *tp, u32 phase, bool fresh)
 {
 	struct tcp_conn init = {.phase = phase};
 
 	tcp_account(sk, tp, &init.seen);
+	if (fresh)
+		init.seen.sent = init.seen.received = 0;
 	return bpf_sk_storage_get(&tcp_conns, (void *)sk, &init, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 /* tcp_begins notes when this end asks for a connection. The socket may have been used before. */
 static __always_inline void tcp_begins(struct probe_cpu *c, const struct sock *sk, struct tcp_sock *tp)
 {
-	struct tcp_conn *conn = tcp_store(sk, tp, PHASE_CONNECTING);
+	struct tcp_conn *conn = tcp_store(sk, tp, PHASE_CONNECTING, false);
 
 	if (!conn) {
 		count(&c->lost);
@@ -362,8 +370,8 @@ static __always_inline void tcp_opens(struct probe_cpu *c, const struct sock *sk
 		count(&c->recorded);
 	}
 	if (!conn) {
-		/* What it retransmitted until now were SYN-ACKs: tcp_synack counted them. */
-		conn = tcp_store(sk, tp, PHASE_OPEN);
+		/* What it sent again until now were SYN-ACKs, which tcp_synack counted. Fast Open carried payload already. */
+		conn = tcp_store(sk, tp, PHASE_OPEN, true);
 		if (!conn)
 			count(&c->lost); /* its bytes and retransmits */
 		return;
@@ -407,7 +415,7 @@ static __always_inline void tcp_fails(struct probe_cpu *c, const struct sock *sk
 	count(&c->recorded);
 	if (!conn)
 		return;
-	tcp_look(sk, tp, conn); /* requests that were sent again */
+	tcp_look(sk, tp, conn, false); /* requests that were sent again */
 	conn->phase = PHASE_CLOSED;
 }
 
@@ -421,8 +429,8 @@ static __always_inline void tcp_ends(struct probe_cpu *c, const struct sock *sk,
 		return;
 	}
 	count(&c->recorded);
-	tcp_look(sk, tp, conn);
-	tcp_look(sk, tp, conn); /* what the iterator took meanwhile was less than there is now */
+	tcp_look(sk, tp, conn, false);
+	tcp_look(sk, tp, conn, false); /* what the iterator took meanwhile was less than there is now */
 	conn->phase = PHASE_CLOSED;
 }
 
@@ -568,7 +576,7 @@ int tcp_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (conn->phase == PHASE_OPEN) {
 		tp = bpf_skc_to_tcp_sock(sk);
 		if (tp)
-			tcp_look(sk, tp, conn);
+			tcp_look(sk, tp, conn, true);
 	}
 	probe_leave(c, began);
 	return 0;
@@ -591,7 +599,7 @@ int tcp_adopt(struct bpf_iter__tcp *ctx)
 	state = s->skc_state;
 	if (state == TCP_LISTEN || state == TCP_CLOSE || state == TCP_SYN_RECV || tcp_left_out((void *)s))
 		return 0; /* no connection yet */
-	conn = tcp_store((void *)s, tp, state == TCP_SYN_SENT ? PHASE_CONNECTING : PHASE_OPEN);
+	conn = tcp_store((void *)s, tp, state == TCP_SYN_SENT ? PHASE_CONNECTING : PHASE_OPEN, false);
 	if (conn && state != TCP_SYN_SENT)
 		conn->phase = PHASE_OPEN; /* it opened while the probe was detached */
 	return 0;

@@ -72,4 +72,6 @@ const (
 // probes are the kernel latencies of a report: metrics that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+	{"system.network.linux.tcp.connect.duration", "tcp_connect", "TCP connect"},
+	{"system.network.linux.tcp.rtt", "tcp_rtt", "TCP round trip"},
 }
