@@ -55,8 +55,8 @@ type TCPCounts struct {
 	ResetsReceived uint64
 }
 
-// TCP is the probe that measures TCP connections. See tcp.bpf.c. It takes 6.5 KB for each owner and shard, and some
-// 250 bytes for each connection. Its methods may be called concurrently, but Close.
+// TCP is the probe that measures TCP connections. See tcp.bpf.c. It takes 6.4 KB for each owner and shard, and some
+// 320 bytes for each connection. Its methods may be called concurrently, but Close.
 type TCP struct {
 	*Probe
 	Table[TCPCounts]
@@ -68,10 +68,13 @@ type TCP struct {
 
 // tcpRungs are the ways to measure connections.
 func tcpRungs() []rung {
-	states := []tracepoint{
-		{"inet_sock_set_state", []string{"sock", "", ""}},
-		{"tcp_retransmit_synack", []string{"sock", "request_sock"}},
-		{"tcp_receive_reset", []string{"sock"}},
+	tracepoints := func(reset ...string) []tracepoint {
+		return []tracepoint{
+			{"inet_sock_set_state", []string{"sock", "", ""}},
+			{"tcp_retransmit_synack", []string{"sock", "request_sock"}},
+			{"tcp_receive_reset", []string{"sock"}},
+			{"tcp_send_reset", reset},
+		}
 	}
 	whole := rung{
 		hook: "tp_btf/inet_sock_set_state, tcp_retransmit_synack, tcp_send_reset, tcp_receive_reset",
@@ -86,10 +89,10 @@ func tcpRungs() []rung {
 			{"tcp_sock", "fastopen_connect", ""},
 		},
 		// The kernels that give a reason call it for resets without a socket, too.
-		tracepoints: append(states[:len(states):len(states)], tracepoint{"tcp_send_reset", []string{"sock", "sk_buff", ""}}),
+		tracepoints: tracepoints("sock", "sk_buff", ""),
 	}
 	part := whole
-	part.tracepoints = append(states[:len(states):len(states)], tracepoint{"tcp_send_reset", []string{"sock", "sk_buff"}})
+	part.tracepoints = tracepoints("sock", "sk_buff")
 	part.lacks = "resets without a socket, as of closed ports, are not counted"
 	return []rung{whole, part}
 }
@@ -154,7 +157,7 @@ func (t *TCP) Watched(name string) Watched {
 
 // Sweep counts what the connections that are open now sent, received and retransmitted since the last sweep, and takes
 // their round-trip time: of those that sent payload since, and of those that were not looked at before. It covers every
-// network namespace, costs some 200 ns for each connection, and allocates nothing. While the probe is detached it does
+// network namespace, costs some 0.4 us for each connection, and allocates nothing. While the probe is detached it does
 // nothing.
 func (t *TCP) Sweep() error {
 	t.mu.Lock()
