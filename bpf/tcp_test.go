@@ -900,6 +900,41 @@ func TestTCPFastOpenAndCookies(t *testing.T) {
 	}
 }
 
+// A program may close a connection of TCP Fast Open before the other end has confirmed it: then it is never established,
+// and a connection all the same. Answers to its request that were sent again are counted once.
+func TestTCPFastOpenClosedEarly(t *testing.T) {
+	r := newTCPRig(t, true)
+	r.sysctl("tcp_fastopen", "519")
+	l, address := r.listener(tcpLocal, 4)
+	l.set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 4)
+	client := r.socket()
+	client.deaf()
+	r.must(unix.SetNonblock(client.fd, true))
+	if err := unix.Sendto(client.fd, make([]byte, 200), unix.MSG_FASTOPEN, address); err != nil && err != unix.EINPROGRESS {
+		t.Fatal(err)
+	}
+	server := l.accept()
+	var buf [256]byte
+	_, err := unix.Read(server.fd, buf[:])
+	r.must(err)
+	server.close()
+	r.await("the answer is sent again", func() bool { return r.kernel("TcpExt", "TCPSynRetrans") >= 1 })
+	client.hear()
+	r.await("the client's end is connected", func() bool {
+		_, err := unix.Getpeername(client.fd)
+		return err == nil
+	})
+	client.close()
+	r.await("all is counted", func() bool {
+		c := r.counts()
+		return c.Received[TCPLoopback] == 200 && c.Sent[TCPLoopback] == 200 && c.Retransmitted == r.kernel("Tcp", "RetransSegs")
+	})
+	c := r.counts()
+	r.is("asked for", c.Opened[TCPActive][TCPLoopback], 1)
+	r.is("accepted", c.Opened[TCPPassive][TCPLoopback], 1)
+	t.Logf("%d segments were sent again", c.Retransmitted)
+}
+
 // With TCP_FASTOPEN_CONNECT the request waits for the first write: how long is the program's affair.
 func TestTCPDeferredConnect(t *testing.T) {
 	r := newTCPRig(t, true)

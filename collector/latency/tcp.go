@@ -17,8 +17,12 @@ import (
 const TCPName = "latency/tcp"
 
 // sweepRest is how many times as long as a sweep took there is none after it: sweeps take at most 0.5 % of a CPU. With
-// 10,000 connections one takes some 4 ms, and there is one each tick; with 500,000 there is one in 40 s.
-const sweepRest = 200
+// 10,000 connections one takes some 4 ms, and there is one each tick; with 500,000 there is one in 40 s. sweepRestMax is
+// the longest rest all the same, so that a long connection is seen within a minute.
+const (
+	sweepRest    = 200
+	sweepRestMax = 40 * time.Second
+)
 
 // Attribute keys of the TCP metrics.
 const (
@@ -189,7 +193,7 @@ func (c *tcp) sweep(now time.Time) error {
 	}
 	began := time.Now()
 	err := c.probe.Sweep()
-	c.next = now.Add(sweepRest * time.Since(began))
+	c.next = now.Add(min(sweepRest*time.Since(began), sweepRestMax))
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/verdict"
@@ -193,6 +194,34 @@ func TestTCPSweepRests(t *testing.T) {
 	c.next = now.Add(time.Hour)
 	if err := c.sweep(now.Add(time.Minute)); err != nil || !c.next.Equal(now.Add(time.Hour)) {
 		t.Errorf("it swept too early: %v", err)
+	}
+}
+
+// An owner has a series for a cause of failures from the first failure on, and the host has all from the start.
+func TestTCPFailuresOfOwners(t *testing.T) {
+	const name = "network.linux.tcp.connect.failures"
+	v := newTCPView(t)
+	v.collect()
+	if got := v.value("system."+name, keyErrorType.String("timeout"), keyTCPPeer.String("remote")); got < 0 {
+		t.Error("the host has no series for timeouts")
+	}
+	r := declareTCP(v.env.Metrics, "container")(v.env.Metrics.Entity(v.env.Host, time.Now()))
+	var counts bpf.TCPCounts
+	r.store(&counts, time.Now())
+	if got := v.value("container." + name); got >= 0 {
+		t.Errorf("%d failures of an owner that has none", got)
+	}
+	counts.Failed[bpf.TCPTimeout][bpf.TCPRemote] = 3
+	counts.RTT.Buckets[10], counts.RTT.SumNs = 7, 7000
+	r.store(&counts, time.Now())
+	if got := v.value("container."+name, keyErrorType.String("timeout"), keyTCPPeer.String("remote")); got != 3 {
+		t.Errorf("%d timeouts, want 3", got)
+	}
+	if got := v.value("container." + name); got != 3 {
+		t.Errorf("%d failures, want 3", got)
+	}
+	if got := v.value("container.network.linux.tcp.rtt"); got != 7 {
+		t.Errorf("%d round-trip times, want 7", got)
 	}
 }
 
