@@ -515,8 +515,15 @@ func TestTCPSweepCountsOnce(t *testing.T) {
 
 // A sweep of more connections than it takes without a pause misses none: each read takes 16 for each byte of its buffer.
 func TestTCPSweepOfMany(t *testing.T) {
-	const n = 2200
+	const n, files = 2200, 5000
 	r := newTCPRig(t, true)
+	var limit unix.Rlimit
+	r.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	if limit.Cur < files {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: max(files, limit.Max)}); err != nil {
+			t.Skipf("needs %d open files, the limit is %d", files, limit.Cur)
+		}
+	}
 	l, address := r.listener(tcpLocal, 16)
 	for range n {
 		client := r.socket()
@@ -1108,6 +1115,21 @@ func TestTCPNamesTheMissingCapability(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}, capPerfmon, capSysAdmin)
+}
+
+// CAP_BPF and CAP_PERFMON are all that it takes, for sweeps too.
+func TestTCPWithTwoCapabilities(t *testing.T) {
+	requireCapabilities(t)
+	without(t, func() {
+		p, err := NewTCP(&Kernel{}, TCPOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(p.Sweep(), p.Detach(), p.Attach(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	}, capNetAdmin, capSysAdmin)
 }
 
 func TestTCPSweepAllocatesNothing(t *testing.T) {
