@@ -72,6 +72,8 @@ const (
 // probes are the kernel latencies of a report: metrics of the host that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+	{"system.network.tcp.linux.connect.duration", "tcp_connect", "TCP connect"},
+	{"system.network.tcp.linux.rtt", "tcp_rtt", "TCP round trip"},
 }
 
 // delays are the kernel latencies of a unit or container, in the order of the table. Those without a title have no column.
