@@ -1,0 +1,77 @@
+package slo
+
+import "time"
+
+// ratioUnits is how many units a slice has with RatioTimeslices: its share of good events is kept in millionths.
+const ratioUnits = 1_000_000
+
+// units returns how many units of Counts make a slice.
+func (m Method) units() uint64 {
+	if m == RatioTimeslices {
+		return ratioUnits
+	}
+	return 1
+}
+
+// A slicer turns counts of events into what a budgeting method counts. With Occurrences these are the events
+// themselves. With slices it is one good or bad unit (or a million shared between both) when a slice ends; a slice
+// without an event is neither good nor bad.
+type slicer struct {
+	method  Method
+	width   time.Duration
+	target  float64
+	number  int64    // of the open slice, the time since 1970 in widths
+	members []Counts // what the open slice has of each member
+}
+
+// add takes what each member counted until now and returns the units that are complete by that. Counts other than Good
+// and Bad are passed on.
+func (s *slicer) add(now time.Time, deltas []Counts) Counts {
+	var out Counts
+	for _, d := range deltas {
+		d.Events = d.Total()
+		d.Measured = 0 // all members are measured at the same time
+		out = out.Plus(d)
+	}
+	out.Measured = deltas[0].Measured
+	if s.method == Occurrences {
+		return out
+	}
+	out.Good, out.Bad = 0, 0
+	if n := (now.UnixNano() - 1) / int64(s.width); n != s.number || s.members == nil {
+		out.Good, out.Bad = s.close()
+		s.number, s.members = n, make([]Counts, len(deltas))
+	}
+	for i, d := range deltas {
+		s.members[i] = s.members[i].Plus(d)
+	}
+	return out
+}
+
+// close returns the units of the open slice.
+func (s *slicer) close() (good, bad uint64) {
+	data := false
+	for _, m := range s.members {
+		e, ok := m.ErrorRatio()
+		switch {
+		case !ok:
+		case s.method == RatioTimeslices:
+			bad = uint64(e*ratioUnits + 0.5)
+			return ratioUnits - bad, bad
+		case sliceIsBad(m, s.target):
+			return 0, 1
+		}
+		data = data || ok
+	}
+	if !data {
+		return 0, 0
+	}
+	return 1, 0
+}
+
+// sliceIsBad tells whether the share of good events is below the target. Multiplying instead of dividing keeps 99 of
+// 100 at 0.99 good.
+func sliceIsBad(c Counts, target float64) bool {
+	const rounding = 1e-9 // of an event
+	return float64(c.Good) < target*float64(c.Total())-rounding
+}

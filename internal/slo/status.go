@@ -1,0 +1,213 @@
+package slo
+
+import (
+	"fmt"
+	"time"
+)
+
+// State is how an objective stands, in the order of its exit codes.
+type State int
+
+// The states. Breached and burning are said only of what is certain, unknown of all that cannot be trusted.
+const (
+	OK       State = iota
+	Burning        // an alert fires: the budget goes too fast
+	Breached       // the budget is used up
+	Unknown        // no data, or too much was not understood
+)
+
+// String returns the state's word.
+func (s State) String() string { return [...]string{"ok", "burning", "breached", "unknown"}[s] }
+
+// MinCoverage is the share of the events that must be understood for a state to be known.
+const MinCoverage = 0.99
+
+// judged is the window that must have data for a state to be known, and whose burn rate time to exhaustion assumes.
+const judged = time.Hour
+
+// A Burn is how fast the budget goes in a window.
+type Burn struct {
+	Window time.Duration
+	Counts Counts  // of all members
+	Known  bool    // there is data
+	Rate   float64 // 1 uses the budget up in exactly the period
+	// Low and High bound the true rate at 95 %: few events say little.
+	Low, High float64
+}
+
+// An Exhaustion says when the budget is used up if all goes on like in the last hour.
+type Exhaustion struct {
+	Known bool          // there is data and budget left
+	Never bool          // not at this rate: what leaves the window burnt as fast, or the calendar period ends before
+	After time.Duration // if it is known and not never
+	// Soonest and Latest are After for the bounds of the burn rate; 0 means never.
+	Soonest, Latest time.Duration
+}
+
+// A Status is how an objective stands at a time, on this host.
+type Status struct {
+	State  State
+	Reason string // why, in words
+	// From is the start of the period; Counts is what was counted since then, of which Counts.Measured was measured.
+	From       time.Time
+	Counts     Counts
+	Began      time.Time // when measuring began, if that is after From
+	Remaining  float64   // share of the period's budget that is left, negative if more went: at most this (see Spent)
+	Burns      []Burn    // over BurnWindows
+	Firing     []Alert
+	Exhaustion Exhaustion
+}
+
+// Status tells how the objective stands now.
+func (t *Tracker) Status(now time.Time) Status {
+	o := t.objective
+	from, until := o.Window.Bounds(now)
+	s := Status{From: from, Remaining: 1}
+	for i, tr := range t.tracks {
+		c := tr.history.Sum(from, now)
+		s.Remaining -= tr.weight * o.Spent(c, tr.target)
+		if i > 0 {
+			c.Measured = 0 // all members are measured at the same time
+		}
+		s.Counts = s.Counts.Plus(c)
+		if began := tr.history.Began(); began.After(from) {
+			s.Began = began
+		}
+	}
+	for _, w := range BurnWindows() {
+		s.Burns = append(s.Burns, t.burn(w, now))
+	}
+	for _, a := range t.alerts() {
+		if t.fires(a, now) {
+			s.Firing = append(s.Firing, a)
+		}
+	}
+	s.Exhaustion = t.exhaustion(s.Remaining, now, until)
+	s.State, s.Reason = t.judge(s, now)
+	return s
+}
+
+// alerts returns the objective's own alerts or the standard ones.
+func (t *Tracker) alerts() []Alert {
+	if len(t.objective.Alerts) > 0 {
+		return t.objective.Alerts
+	}
+	return StandardAlerts(t.objective.Period(), t.objective.Target)
+}
+
+// burn returns the burn rate over a window that ends now, at least a slice wide: of a composite, its members' times
+// their weights.
+func (t *Tracker) burn(window time.Duration, now time.Time) Burn {
+	window = max(window, t.objective.Slice)
+	return t.burnBetween(now.Add(-window), now, window)
+}
+
+func (t *Tracker) burnBetween(from, to time.Time, window time.Duration) Burn {
+	b := Burn{Window: window}
+	for _, tr := range t.tracks {
+		c := tr.history.Sum(from, to)
+		b.Counts = b.Counts.Plus(c)
+		rate, ok := BurnRate(c, tr.target)
+		if !ok {
+			continue
+		}
+		b.Known = true
+		low, high := c.Interval()
+		if t.objective.Method != Occurrences {
+			low, high = rate*(1-tr.target), rate*(1-tr.target) // slices are no independent draws
+		}
+		b.Rate += tr.weight * rate
+		b.Low += tr.weight * low / (1 - tr.target)
+		b.High += tr.weight * high / (1 - tr.target)
+	}
+	return b
+}
+
+// fires tells whether both windows of an alert are over its threshold, by enough bad events.
+func (t *Tracker) fires(a Alert, now time.Time) bool {
+	long, short := t.burn(a.Long, now), t.burn(a.Short, now)
+	if !long.Known || !short.Known {
+		return a.OnNoData && !long.Known
+	}
+	if !a.OnBurn || t.objective.Method == Occurrences && long.Counts.Bad < MinBad && (a.Op == GT || a.Op == GTE) {
+		return false
+	}
+	return a.Op.holds(long.Rate, a.Threshold) && a.Op.holds(short.Rate, a.Threshold)
+}
+
+// exhaustion returns when the remaining budget is used up: t = R*P/(b_now - b_leaving). A rolling window gains back
+// what leaves it; a calendar window ends.
+func (t *Tracker) exhaustion(remaining float64, now, until time.Time) Exhaustion {
+	b := t.burn(judged, now)
+	if !b.Known || remaining <= 0 {
+		return Exhaustion{}
+	}
+	period := t.objective.Period()
+	leaving := 0.0
+	if t.objective.Window.Rolling() {
+		old := now.Add(-period)
+		if was := t.burnBetween(old, old.Add(judged), judged); was.Known {
+			leaving = was.Rate
+		}
+	}
+	after := func(rate float64) time.Duration {
+		left := remaining * float64(period) / (rate - leaving)
+		if rate <= leaving || left > float64(maxSpan) || !t.objective.Window.Rolling() && now.Add(time.Duration(left)).After(until) {
+			return 0
+		}
+		return time.Duration(left)
+	}
+	e := Exhaustion{Known: true, After: after(b.Rate), Soonest: after(b.High), Latest: after(b.Low)}
+	e.Never = e.After == 0
+	return e
+}
+
+// judge returns the state and the reason for it.
+func (t *Tracker) judge(s Status, now time.Time) (State, string) {
+	recent := t.burn(judged, now)
+	switch {
+	case s.Counts.Measured == 0:
+		return Unknown, "nothing was measured"
+	case recent.Counts.Coverage() < MinCoverage:
+		return Unknown, coverageReason(recent.Counts, "in the last hour")
+	case s.Counts.Coverage() < MinCoverage:
+		return Unknown, coverageReason(s.Counts, "in the period")
+	case s.Counts.Total() == 0:
+		return Unknown, "no data in the period"
+	case s.Remaining <= 0 && (s.Counts.Bad >= MinBad || t.objective.Method != Occurrences):
+		return Breached, fmt.Sprintf("the budget is used up: %.0f %% of it", 100*(1-s.Remaining))
+	case recent.Counts.Events == 0:
+		return Unknown, "no data in the last hour"
+	case len(s.Firing) > 0:
+		a := s.Firing[0]
+		return Burning, fmt.Sprintf("%s: %.1f times too fast in %s", a.Name, t.burn(a.Long, now).Rate, short(a.Long))
+	}
+	return OK, "within the budget"
+}
+
+func coverageReason(c Counts, when string) string {
+	return fmt.Sprintf("only %.1f %% of the events %s were understood", 100*c.Coverage(), when)
+}
+
+// Over says over how much of the period the numbers were measured: what was not measured is never shown as if it was.
+func (s Status) Over(o Objective, now time.Time) string {
+	elapsed := now.Sub(s.From)
+	const whole = 0.99
+	switch {
+	case !s.Began.IsZero():
+		return "since start (" + coarse(s.Counts.Measured) + ")"
+	case float64(s.Counts.Measured) < whole*float64(elapsed):
+		return coarse(s.Counts.Measured) + " of " + coarse(elapsed)
+	}
+	return o.Window.String()
+}
+
+// coarse writes a duration in its largest unit, rounded down: 4m, 3h, 26d.
+func coarse(d time.Duration) string {
+	for _, u := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
+		if d >= u {
+			return short(d.Truncate(u))
+		}
+	}
+	return short(d.Truncate(time.Second))
+}
