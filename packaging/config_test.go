@@ -59,6 +59,9 @@ func unset(v reflect.Value, name string) []string {
 	var list []string
 	switch v.Kind() {
 	case reflect.Struct:
+		if v.Type().PkgPath() != reflect.TypeFor[config.Config]().PkgPath() {
+			break // what a key means, not the key itself
+		}
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); f.IsExported() {
 				list = append(list, unset(v.Field(i), name+"."+f.Name)...)
@@ -75,10 +78,9 @@ func unset(v reflect.Value, name string) []string {
 		if v.Len() == 0 {
 			list = []string{name}
 		}
-	default:
-		if v.IsZero() {
-			list = []string{name}
-		}
+	}
+	if len(list) == 0 && v.IsZero() {
+		list = []string{name}
 	}
 	return list
 }

@@ -1,8 +1,9 @@
-// Package config reads slid's configuration file: YAML in, defaults filled in, and every problem of the file
-// reported at once with its place and its remedy.
+// Package config reads slid's configuration file and OpenSLO v1 documents: YAML in, defaults filled in, and every problem
+// of a file reported at once with its place and its remedy.
 //
 // A file is read once at start, whole and bounded in size; nothing is kept open. The package knows the keys and
-// their meaning and nothing of the parts they configure: cmd/slid hands the values on.
+// their meaning and nothing of the parts they configure: cmd/slid hands the values on. Objectives are those of
+// internal/slo, in whichever of the two forms they are written.
 package config
 
 import (
@@ -17,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/slo"
 )
 
 // DefaultPath is the file that Load reads when no other is named.
@@ -37,10 +39,12 @@ type Config struct {
 	Interval time.Duration // between two ticks, MinInterval to MaxInterval
 	Host     Host
 	Latency  Latency
-	Services []Service     // overrides of discovered names; the first that matches wins
+	Services []Service // overrides of discovered names; the first that matches wins
+	SLOs     []slo.Objective
 	Export   []Destination // empty: the file names none
 
-	named []named // collectors that are switched on or off, with their places in the file
+	named  []named   // collectors that are switched on or off, with their places in the file
+	places []Problem // where each of SLOs stands
 }
 
 // Host configures the collectors of the host.
@@ -65,6 +69,8 @@ type Latency struct {
 type Service struct {
 	Name  string // the service.name of its metrics
 	Match Match
+	// Routes are the starts of the paths by which its requests are counted, e.g. /pay/; the longest that fits counts.
+	Routes []string
 }
 
 // Match tells which discovered service is meant. Every field that is set must agree; at least one is.
@@ -106,7 +112,11 @@ func load(path string, optional bool) (Config, error) {
 		return Default(), nil
 	}
 	if err != nil {
-		return Config{}, fileProblem(path, err)
+		p := fileProblem(path, err)
+		if errors.Is(err, fs.ErrNotExist) {
+			p.Remedy += ", or leave --config out to run with defaults"
+		}
+		return Config{}, p
 	}
 	return Parse(path, data)
 }
@@ -129,7 +139,7 @@ func fileProblem(path string, err error) *Problem {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		p.Remedy = "check the path, or leave --config out to run with defaults"
+		p.Remedy = "check the path"
 	case errors.Is(err, fs.ErrPermission):
 		p.Remedy = "make it readable for the user slid runs as"
 	default:

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/slo"
 )
 
 // exported compares what users of the package see.
@@ -32,9 +33,24 @@ func TestValid(t *testing.T) {
 		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host", PerCPU: true},
 		Latency:  Latency{Disabled: []string{"runqueue"}, Enabled: []string{"softirq"}, CPUBudget: 0.01},
 		Services: []Service{
-			{Name: "checkout", Match: Match{Port: 8080}},
+			{Name: "checkout", Match: Match{Port: 8080}, Routes: []string{"/pay/", "/cart/"}},
 			{Name: `Warenkorb "neu"`, Match: Match{Unit: "cart.service", Command: "java"}},
 			{Name: "checkout", Match: Match{Container: "4c01db0b339c"}},
+		},
+		SLOs: []slo.Objective{
+			{
+				Name: "checkout-fast", Service: "checkout", Target: 0.999, Window: slo.Window{Span: slo.Span{Count: 28, Unit: slo.Day}},
+				Members: []slo.Member{{Target: 0.999, Weight: 1, Indicator: slo.Indicator{
+					Name: "checkout-fast", Good: condition(t, "status < 500 && duration <= 300ms"),
+					Select: slo.Selection{Service: "checkout", Route: "/pay/", Methods: slo.AllMethods},
+				}}},
+			},
+			{
+				Name: "search-up", Service: "search", Target: 0.995, Window: slo.Window{Span: slo.Span{Count: 1, Unit: slo.Week}},
+				Members: []slo.Member{{Target: 0.995, Weight: 1, Indicator: slo.Indicator{
+					Name: "search-up", Good: condition(t, "status < 500"), Select: slo.Selection{Service: "search", Methods: 0b11},
+				}}},
+			},
 		},
 		Export: []Destination{
 			{
@@ -59,6 +75,15 @@ func TestValid(t *testing.T) {
 	}
 }
 
+func condition(t testing.TB, text string) slo.Condition {
+	t.Helper()
+	c, err := slo.ParseCondition(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestInvalid(t *testing.T) {
 	files, err := filepath.Glob("testdata/invalid/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -71,17 +96,30 @@ func TestInvalid(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := os.ReadFile(strings.TrimSuffix(file, ".yaml") + ".txt")
-			if err != nil {
-				t.Error(err)
-			}
-			if _, err = Parse(name, data); err == nil {
-				t.Fatal("no error")
-			}
-			if diff := cmp.Diff(string(want), err.Error()+"\n"); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			_, err = Parse(name, data)
+			checkMessages(t, file, err)
 		})
+	}
+}
+
+// checkMessages compares an error with the messages beside the file.
+func checkMessages(t *testing.T, file string, err error) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	messages := strings.TrimSuffix(file, ".yaml") + ".txt"
+	if *update {
+		if err := os.WriteFile(messages, []byte(err.Error()+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, readError := os.ReadFile(messages)
+	if readError != nil {
+		t.Error(readError)
+	}
+	if diff := cmp.Diff(string(want), err.Error()+"\n"); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
@@ -248,6 +286,11 @@ func checkSound(t *testing.T, c Config) {
 	for _, s := range c.Services {
 		if s.Name == "" || s.Match == (Match{}) {
 			t.Errorf("service %+v", s)
+		}
+	}
+	for _, o := range c.SLOs {
+		if o.Name == "" || o.Service == "" || o.Target <= 0 || o.Target >= 1 || len(o.Members) == 0 {
+			t.Errorf("objective %+v", o)
 		}
 	}
 	if c.Interval < MinInterval || c.Interval > MaxInterval || !filepath.IsAbs(c.Host.Root) {

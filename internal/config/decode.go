@@ -16,6 +16,7 @@ import (
 type decoder struct {
 	file     string
 	problems []*Problem
+	warnings []*Problem // what is allowed and probably a mistake
 }
 
 // A value is a node of the file and how messages speak of it.

@@ -24,8 +24,8 @@ func (d *decoder) config(v value, c *Config) {
 		{"host", "{root: /}", func(v value) { d.host(v, c) }},
 		{"latency", "{disabled: [runqueue]}", func(v value) { d.latency(v, c) }},
 		{"services", "[{name: checkout, match: {port: 8080}}]", func(v value) { d.services(v, c) }},
+		{"slos", "[{name: checkout-fast, service: checkout, target: 99.9%}]", func(v value) { d.slos(v, c) }},
 		{"export", "[{name: slo, endpoint: https://host:4317}]", func(v value) { intervals = d.exports(v, c) }},
-		{"slos", "", nil},
 		{"spool", "", nil},
 	})
 	for i := range c.Export {
@@ -115,7 +115,7 @@ func (d *decoder) service(v value) Service {
 	seen := d.mapping(v, []field{
 		{"name", "checkout", func(v value) { s.Name, _ = d.text(v) }},
 		{"match", "{port: 8080}", func(v value) { s.Match = d.match(v) }},
-		{"routes", "", nil},
+		{"routes", "[/pay/, /cart/]", func(v value) { s.Routes = d.routes(v) }},
 	})
 	d.require(v, seen, "name", "add e.g. name: checkout")
 	d.require(v, seen, "match", "add e.g. match: {port: 8080}")

@@ -48,11 +48,13 @@ func (p *Problem) Error() string {
 // Unwrap returns the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// join returns the problems as one error in the order of the file, or nil.
+// join returns the problems as one error in the order of the file, or nil. One that several references lead to is told
+// once.
 func join(problems []*Problem) error {
 	slices.SortStableFunc(problems, func(a, b *Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+	problems = slices.CompactFunc(problems, func(a, b *Problem) bool { return a.Error() == b.Error() })
 	list := make([]error, 0, len(problems))
 	for i, p := range problems {
 		if i == maxProblems {

@@ -77,7 +77,7 @@ func Skipped(period time.Duration, target float64) []string {
 	var list []string
 	for _, a := range allStandard(period) {
 		if why := a.skip(period, target); why != "" {
-			list = append(list, fmt.Sprintf("%s (burn %.3g in %s): %s", a.Name, a.Threshold, short(a.Long), why))
+			list = append(list, fmt.Sprintf("%s (burn %.3g in %s): %s", a.Name, a.Threshold, Shorthand(a.Long), why))
 		}
 	}
 	return list
@@ -142,8 +142,8 @@ func (a Alert) Detection(target, e float64) (t time.Duration, ok bool) {
 	return time.Duration(needed / e * float64(a.Long)), true
 }
 
-// short writes a duration in its largest whole unit: 3d, 1h, 30m, 90s.
-func short(d time.Duration) string {
+// Shorthand writes a duration in its largest whole unit: 3d, 1h, 30m, 90s.
+func Shorthand(d time.Duration) string {
 	for _, u := range []struct {
 		unit time.Duration
 		name string

@@ -55,13 +55,13 @@ func (e *ConditionError) Error() string {
 	return fmt.Sprintf("at character %d: %s; %s", e.At, e.What, e.Remedy)
 }
 
-// maxCondition bounds the text of a condition in bytes, and by it the depth of the parser.
-const maxCondition = 512
+// MaxCondition bounds the text of a condition in bytes, and by it the depth of the parser.
+const MaxCondition = 512
 
 // ParseCondition reads a condition. The error is a *ConditionError.
 func ParseCondition(text string) (Condition, error) {
-	if len(text) > maxCondition {
-		return Condition{}, &ConditionError{1, fmt.Sprintf("the condition has %d bytes", len(text)), fmt.Sprintf("%d are allowed", maxCondition)}
+	if len(text) > MaxCondition {
+		return Condition{}, &ConditionError{1, fmt.Sprintf("the condition has %d bytes", len(text)), fmt.Sprintf("%d are allowed", MaxCondition)}
 	}
 	tokens, err := scan(text)
 	if err != nil {

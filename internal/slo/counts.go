@@ -79,7 +79,7 @@ func BurnRate(c Counts, target float64) (b float64, ok bool) {
 // time, so their budget is beta*P whatever the traffic. What was not measured spends nothing: the true share is this or
 // more.
 func (o Objective) Spent(c Counts, target float64) float64 {
-	if c.Bad == 0 || c.Measured <= 0 {
+	if c.Bad == 0 {
 		return 0
 	}
 	if o.Method == Occurrences {

@@ -174,7 +174,8 @@ func TestNightOutage(t *testing.T) {
 			if slot < 30*288 {
 				events = events.Plus(c)
 			}
-			slicesOf = slicesOf.Plus(s.add(now, []Counts{c}))
+			_, closed, _ := s.add(now, []Counts{c})
+			slicesOf = slicesOf.Plus(closed)
 		}
 		near(t, tt.name+" by events", o.Spent(events, 0.999), tt.events, 0.02)
 		near(t, tt.name+" by mean of ratios", sliced.Spent(slicesOf, 0.999), tt.meanOfRatio, 0.01)

@@ -141,6 +141,15 @@ func (h *History) Add(now time.Time, c Counts) {
 	h.last = now
 }
 
+// put adds what belongs to a time before the last Add, if that is still kept.
+func (h *History) put(at time.Time, c Counts) {
+	for _, r := range h.rings {
+		if slot := r.at(min(r.slotOf(at), r.newest)); slot != nil {
+			slot.add(c)
+		}
+	}
+}
+
 // Sum returns what was counted from one time to another, in whole slots: from the one that has from in it.
 func (h *History) Sum(from, to time.Time) Counts { return h.sum(h.rings, from, to) }
 

@@ -108,3 +108,6 @@ func (o Objective) Allowed() float64 { return 1 - o.Target }
 
 // Period returns P, of a calendar window its nominal length.
 func (o Objective) Period() time.Duration { return o.Window.Span.Duration() }
+
+// Widened returns a window as wide as two slices, if it is shorter: one slice has ended inside it at any time.
+func (o Objective) Widened(window time.Duration) time.Duration { return max(window, 2*o.Slice) }

@@ -24,28 +24,28 @@ type slicer struct {
 	members []Counts // what the open slice has of each member
 }
 
-// add takes what each member counted until now and returns the units that are complete by that. Counts other than Good
-// and Bad are passed on.
-func (s *slicer) add(now time.Time, deltas []Counts) Counts {
-	var out Counts
+// add takes what each member counted until now, and returns what that is for the history; with slices Good and Bad are
+// none until a slice ends. closed is the slice that ended before now, if one did, and end is when.
+func (s *slicer) add(now time.Time, deltas []Counts) (c, closed Counts, end time.Time) {
 	for _, d := range deltas {
 		d.Events = d.Total()
 		d.Measured = 0 // all members are measured at the same time
-		out = out.Plus(d)
+		c = c.Plus(d)
 	}
-	out.Measured = deltas[0].Measured
+	c.Measured = deltas[0].Measured
 	if s.method == Occurrences {
-		return out
+		return c, Counts{}, time.Time{}
 	}
-	out.Good, out.Bad = 0, 0
+	c.Good, c.Bad = 0, 0
 	if n := (now.UnixNano() - 1) / int64(s.width); n != s.number || s.members == nil {
-		out.Good, out.Bad = s.close()
+		closed.Good, closed.Bad = s.close()
+		end = time.Unix(0, (s.number+1)*int64(s.width))
 		s.number, s.members = n, make([]Counts, len(deltas))
 	}
 	for i, d := range deltas {
 		s.members[i] = s.members[i].Plus(d)
 	}
-	return out
+	return c, closed, end
 }
 
 // close returns the units of the open slice.

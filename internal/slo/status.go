@@ -95,17 +95,18 @@ func (t *Tracker) alerts() []Alert {
 	return StandardAlerts(t.objective.Period(), t.objective.Target)
 }
 
-// burn returns the burn rate over a window that ends now, at least a slice wide: of a composite, its members' times
-// their weights.
+// burn returns the burn rate over a window that ends now: of a composite, its members' times their weights.
 func (t *Tracker) burn(window time.Duration, now time.Time) Burn {
-	window = max(window, t.objective.Slice)
-	return t.burnBetween(now.Add(-window), now, window)
+	return t.burnBetween(now.Add(-t.objective.Widened(window)), now, window)
 }
 
 func (t *Tracker) burnBetween(from, to time.Time, window time.Duration) Burn {
 	b := Burn{Window: window}
-	for _, tr := range t.tracks {
+	for i, tr := range t.tracks {
 		c := tr.history.Sum(from, to)
+		if i > 0 {
+			c.Measured = 0 // all members are measured at the same time
+		}
 		b.Counts = b.Counts.Plus(c)
 		rate, ok := BurnRate(c, tr.target)
 		if !ok {
@@ -180,7 +181,7 @@ func (t *Tracker) judge(s Status, now time.Time) (State, string) {
 		return Unknown, "no data in the last hour"
 	case len(s.Firing) > 0:
 		a := s.Firing[0]
-		return Burning, fmt.Sprintf("%s: %.1f times too fast in %s", a.Name, t.burn(a.Long, now).Rate, short(a.Long))
+		return Burning, fmt.Sprintf("%s: %.1f times too fast in %s", a.Name, t.burn(a.Long, now).Rate, Shorthand(a.Long))
 	}
 	return OK, "within the budget"
 }
@@ -206,8 +207,8 @@ func (s Status) Over(o Objective, now time.Time) string {
 func coarse(d time.Duration) string {
 	for _, u := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
 		if d >= u {
-			return short(d.Truncate(u))
+			return Shorthand(d.Truncate(u))
 		}
 	}
-	return short(d.Truncate(time.Second))
+	return Shorthand(d.Truncate(time.Second))
 }

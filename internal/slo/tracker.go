@@ -45,12 +45,16 @@ func (t *Tracker) Objective() Objective { return t.objective }
 
 // Add takes what was counted since the last call for each member, in their order. It ends now.
 func (t *Tracker) Add(now time.Time, members []Counts) {
-	if t.objective.Method == Timeslices {
-		t.tracks[0].history.Add(now, t.tracks[0].slicer.add(now, members))
-		return
-	}
 	for i, tr := range t.tracks {
-		tr.history.Add(now, tr.slicer.add(now, members[i:i+1]))
+		deltas := members
+		if len(t.tracks) > 1 {
+			deltas = members[i : i+1]
+		}
+		c, closed, end := tr.slicer.add(now, deltas)
+		tr.history.Add(now, c)
+		if closed != (Counts{}) {
+			tr.history.put(end, closed)
+		}
 	}
 }
 

@@ -66,7 +66,6 @@ func (m model) badAndAll(member int, from, to time.Time) (bad, all float64) {
 		}
 		return bad, all
 	}
-	// A slice counts where the first tick after its end is.
 	sliceOf := func(at time.Time) int64 { return (at.UnixNano() - 1) / int64(m.o.Slice) }
 	for i := 0; i < len(m.ticks); {
 		number := sliceOf(m.ticks[i].at)
@@ -77,8 +76,8 @@ func (m model) badAndAll(member int, from, to time.Time) (bad, all float64) {
 				total[k] += float64(c.Total())
 			}
 		}
-		if i == len(m.ticks) || !inside(m.ticks[i].at) {
-			continue
+		if i == len(m.ticks) || !inside(time.Unix(0, (number+1)*int64(m.o.Slice))) {
+			continue // not over, or not in the window
 		}
 		b, a := m.slice(member, good, total)
 		bad, all = bad+b, all+a
@@ -141,7 +140,7 @@ func TestBurnAgreesWithBruteForce(t *testing.T) {
 		now := m.ticks[len(m.ticks)-1].at.Truncate(time.Hour).Add(time.Hour) // slots of every width end here
 		s := tracker.Status(now)
 		for _, b := range s.Burns {
-			rate, known := m.burn(now.Add(-b.Window), now)
+			rate, known := m.burn(now.Add(-max(b.Window, 2*o.Slice)), now)
 			if known != b.Known || math.Abs(rate-b.Rate) > 1e-4*max(1, rate) {
 				t.Fatalf("%v over %v: burn %v %v, model %v %v", o.Method, b.Window, b.Rate, b.Known, rate, known)
 			}
