@@ -38,6 +38,7 @@ var rules = []rule{
 	{folder: "internal/tools/testreport"},
 	{folder: "internal/tools/kernels"},
 	{folder: "internal/config", imports: []string{"internal/metric", "internal/slo"}},
+	{folder: "internal/rules", imports: []string{"internal/slo"}, tests: []string{"internal/config"}},
 	{folder: "bpf/gen"},
 	{folder: "bpf", imports: []string{"bpf/gen", "internal/verdict"}, tests: []string{"internal/metric", "internal/cgroup"}},
 	{folder: "collector", imports: []string{"internal/metric", "internal/verdict"}},
