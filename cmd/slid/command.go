@@ -26,7 +26,9 @@ type action func(ctx context.Context, t terminal, operands []string) error
 
 // commands returns all commands in the order of the help text.
 func commands() []command {
-	return []command{sliCommand(), runCommand(), doctorCommand(), versionCommand(), helpCommand()}
+	return []command{
+		sliCommand(), runCommand(), doctorCommand(), validateCommand(), rulesCommand(), versionCommand(), helpCommand(),
+	}
 }
 
 // A usageError is a mistake on the command line.

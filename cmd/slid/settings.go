@@ -18,21 +18,38 @@ type configError struct{ err error }
 func (e *configError) Error() string { return e.err.Error() }
 func (e *configError) Unwrap() error { return e.err }
 
-// loadConfig reads the configuration file, or the default one where that exists if path is empty.
+// loadConfig reads the configuration file, or the default one where that exists if path is empty, and the OpenSLO
+// documents beside it.
 func loadConfig(path string) (config.Config, error) {
-	c, err := config.Load(path)
+	c, _, err := loadObjectives(path)
+	return c, err
+}
+
+// loadObjectives is loadConfig for who also wants to know which SLOs others measure.
+func loadObjectives(path string) (c config.Config, docs config.Documents, err error) {
+	if c, err = config.Load(path); err == nil {
+		err = checkCollectors(c)
+	}
 	if err == nil {
-		known := map[string][]string{}
-		for _, f := range collectors(latency.Deps{}, c) {
-			area, name, _ := strings.Cut(f.Name, "/")
-			known[area] = append(known[area], name)
-		}
-		err = c.CheckCollectors(known)
+		docs, err = config.LoadDocuments(path)
+	}
+	if err == nil {
+		err = c.Merge(docs)
 	}
 	if err != nil {
-		return config.Config{}, &configError{err}
+		return config.Config{}, config.Documents{}, &configError{err}
 	}
-	return c, nil
+	return c, docs, nil
+}
+
+// checkCollectors reports what the configuration switches on or off and nobody knows.
+func checkCollectors(c config.Config) error {
+	known := map[string][]string{}
+	for _, f := range collectors(latency.Deps{}, c) {
+		area, name, _ := strings.Cut(f.Name, "/")
+		known[area] = append(known[area], name)
+	}
+	return c.CheckCollectors(known)
 }
 
 // lenientConfig is loadConfig for commands that anybody may run: a default file that only the service's user may read
