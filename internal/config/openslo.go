@@ -76,7 +76,9 @@ func LoadDocuments(path string) (Documents, error) {
 	folder := filepath.Join(filepath.Dir(cmp.Or(path, DefaultPath)), documentsFolder)
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return Documents{}, fileProblem(folder, err)
+		p := fileProblem(folder, err)
+		p.Remedy = "make it a folder that the user slid runs as may read"
+		return Documents{}, p
 	}
 	var files []File
 	for _, e := range entries {

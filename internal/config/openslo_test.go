@@ -128,6 +128,16 @@ func TestLoadDocuments(t *testing.T) {
 		t.Errorf("no folder: %v %v", docs, err)
 	}
 	folder := filepath.Join(dir, "slo.d")
+	if err := os.WriteFile(folder, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	noFolder := folder + ": cannot be read: not a directory; make it a folder that the user slid runs as may read"
+	if _, err := LoadDocuments(config); err == nil || err.Error() != noFolder {
+		t.Errorf("a file: %v", err)
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -316,12 +316,16 @@ func (b builder) alerts() []rule {
 // alert makes an alert; what ends the sentence that begins with the objective.
 func (b builder) alert(name, severity, wait, expr, what string) rule {
 	labels := b.labels()
-	labels["severity"] = severity
+	service := literal(b.o.Service)
+	labels["service_name"], labels["severity"] = service, literal(severity)
 	return rule{
 		Alert: name, Expr: expr, For: wait, Labels: labels,
-		Annotations: map[string]string{"summary": fmt.Sprintf("%s of %s %s.", b.o.Name, b.o.Service, what)},
+		Annotations: map[string]string{"summary": fmt.Sprintf("%s of %s %s.", b.o.Name, service, what)},
 	}
 }
+
+// literal keeps a text from being taken for a template, which labels and annotations of alerts are.
+func literal(s string) string { return strings.ReplaceAll(s, "{{", `{{ "{{" }}`) }
 
 func (b builder) burnAlert(a slo.Alert) rule {
 	over := func(w time.Duration) string {
