@@ -174,7 +174,7 @@ func (d *decoder) percentage(v value, into *float64) {
 func (d *decoder) target(v value, f float64, isNumber, percent bool, into *float64) {
 	s := show(v.node.Value)
 	switch {
-	case !isNumber || math.IsNaN(f) || math.IsInf(f, 0):
+	case !isNumber || math.IsNaN(f):
 		d.wrong(v, s+" is no share of events", "write e.g. "+v.example)
 	case f <= 0:
 		d.wrong(v, "a target of "+s+" promises nothing", "write e.g. "+v.example)

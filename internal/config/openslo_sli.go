@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -173,7 +174,7 @@ func (d *decoder) percentile(v value, into *float64) {
 	*into = f / 100
 }
 
-// number decodes a number.
+// number decodes a number, which YAML's .inf and .nan are not.
 func (d *decoder) number(v value) (float64, bool) {
 	if !d.has(v, yaml.ScalarNode, "a number") {
 		return 0, false
@@ -181,6 +182,10 @@ func (d *decoder) number(v value) (float64, bool) {
 	var f float64
 	if tag := v.node.ShortTag(); tag != "!!int" && tag != "!!float" || v.node.Decode(&f) != nil {
 		d.mistyped(v, "a number")
+		return 0, false
+	}
+	if math.IsInf(f, 0) || math.IsNaN(f) {
+		d.wrong(v, show(v.node.Value)+" is no number", "write it like this: "+v.example)
 		return 0, false
 	}
 	return f, true
