@@ -27,13 +27,6 @@ func (i *increment) add(c Counts) {
 	}
 }
 
-func (i increment) counts() Counts {
-	return Counts{
-		Good: uint64(i.good), Bad: uint64(i.bad), Events: uint64(i.events), Missed: uint64(i.missed),
-		Excluded: uint64(i.excluded), Measured: time.Duration(i.measured) * time.Millisecond,
-	}
-}
-
 // A ring keeps the increments of the last slots of a fixed width, aligned to the clock.
 type ring struct {
 	width  time.Duration
@@ -80,12 +73,26 @@ func (r *ring) advance(number int64) {
 
 // sum adds up the slots of numbers from first to last.
 func (r *ring) sum(first, last int64) Counts {
-	var c Counts
-	for n := max(first, r.newest-int64(len(r.slots))+1); n <= min(last, r.newest); n++ {
-		if slot := r.at(n); slot != nil {
-			c = c.Plus(slot.counts())
-		}
+	first, last = max(first, r.newest-int64(len(r.slots))+1), min(last, r.newest)
+	if r.newest == math.MinInt64 || first > last {
+		return Counts{}
 	}
+	var c Counts
+	i := r.head - int(r.newest-last)
+	for range last - first + 1 {
+		if i < 0 {
+			i += len(r.slots)
+		}
+		slot := &r.slots[i]
+		c.Good += uint64(slot.good)
+		c.Bad += uint64(slot.bad)
+		c.Events += uint64(slot.events)
+		c.Missed += uint64(slot.missed)
+		c.Excluded += uint64(slot.excluded)
+		c.Measured += time.Duration(slot.measured)
+		i--
+	}
+	c.Measured *= time.Millisecond
 	return c
 }
 

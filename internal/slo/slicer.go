@@ -37,10 +37,14 @@ func (s *slicer) add(now time.Time, deltas []Counts) (c, closed Counts, end time
 		return c, Counts{}, time.Time{}
 	}
 	c.Good, c.Bad = 0, 0
-	if n := (now.UnixNano() - 1) / int64(s.width); n != s.number || s.members == nil {
+	if s.members == nil {
+		s.members = make([]Counts, len(deltas))
+	}
+	if n := (now.UnixNano() - 1) / int64(s.width); n != s.number {
 		closed.Good, closed.Bad = s.close()
 		end = time.Unix(0, (s.number+1)*int64(s.width))
-		s.number, s.members = n, make([]Counts, len(deltas))
+		s.number = n
+		clear(s.members)
 	}
 	for i, d := range deltas {
 		s.members[i] = s.members[i].Plus(d)

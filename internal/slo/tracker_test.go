@@ -404,3 +404,39 @@ func TestMemoryOfAHistory(t *testing.T) {
 		t.Errorf("a history of 28 days has %d slots, %d KiB", slots, kib)
 	}
 }
+
+// TestAddDoesNotAllocate: a tracker is fed at every tick.
+func TestAddDoesNotAllocate(t *testing.T) {
+	for _, method := range []Method{Occurrences, Timeslices, RatioTimeslices} {
+		tr, now := NewTracker(simple(method)), noon()
+		counts := []Counts{{Good: 9, Bad: 1, Measured: 10 * time.Second}}
+		tr.Add(now, counts)
+		if n := testing.AllocsPerRun(1000, func() {
+			now = now.Add(10 * time.Second)
+			tr.Add(now, counts)
+		}); n != 0 {
+			t.Errorf("%v: %v allocations", method, n)
+		}
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	tr, now := NewTracker(simple(Occurrences)), noon()
+	counts := []Counts{{Good: 9, Bad: 1, Measured: 10 * time.Second}}
+	b.ReportAllocs()
+	for b.Loop() {
+		now = now.Add(10 * time.Second)
+		tr.Add(now, counts)
+	}
+}
+
+func BenchmarkStatus(b *testing.B) {
+	o := simple(Occurrences)
+	o.Window.Span.Count = 28
+	tr := NewTracker(o)
+	now := feed(tr, noon(), 29*day, Counts{Good: 1000, Bad: 1})
+	b.ReportAllocs()
+	for b.Loop() {
+		tr.Status(now)
+	}
+}
