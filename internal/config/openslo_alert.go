@@ -92,7 +92,7 @@ func (d *decoder) conditionSpec(v value, description field) conditionSpec {
 	seen := d.mapping(v, []field{
 		description,
 		{"severity", "page", func(v value) { c.severity, _ = d.text(v) }},
-		{"condition", "{kind: burnrate, threshold: 14.4, lookbackWindow: 1h, alertAfter: 0m}", func(v value) { d.burnCondition(v, &c) }},
+		{"condition", "{kind: burnrate, threshold: 14.4, lookbackWindow: 1h}", func(v value) { d.burnCondition(v, &c) }},
 	})
 	d.require(v, seen, "severity", "add e.g. severity: page")
 	d.require(v, seen, "condition", "add condition:")
@@ -105,12 +105,14 @@ func (d *decoder) burnCondition(v value, c *conditionSpec) {
 		{"op", "gte", func(v value) {
 			c.op = slo.Op(d.oneOf(v, slo.Ops()...))
 			if c.op == slo.LT || c.op == slo.LTE {
-				d.warn(v, string(c.op)+" alerts as long as the budget does not burn", "write gte for a burn rate that reaches the threshold")
+				d.warn(v, string(c.op)+" alerts as long as the budget does not burn",
+					"write gte for a burn rate that reaches the threshold")
 			}
 		}},
 		{"threshold", "14.4", func(v value) {
 			if f, ok := d.number(v); ok && f <= 0 {
-				d.wrong(v, "a burn rate of "+show(v.node.Value)+" is none", "use a number above 0; 1 uses up the budget in exactly the window")
+				d.wrong(v, "a burn rate of "+show(v.node.Value)+" is none",
+					"use a number above 0; 1 uses up the budget in exactly the window")
 			} else {
 				c.threshold = f
 			}

@@ -80,8 +80,9 @@ func (b *builder) composite(o *object, obj slo.Objective) {
 		obj.Target = max(obj.Target, member.Target)
 	}
 	if first := o.slo.objectives[0]; obj.Method != slo.Occurrences {
-		for _, spec := range o.slo.objectives[1:] {
-			if spec.slice != first.slice || obj.Method == slo.Timeslices && (spec.target != first.target || spec.sliceTarget != first.sliceTarget || spec.weight != 1) {
+		for _, spec := range o.slo.objectives {
+			judgedAlike := spec.target == first.target && spec.sliceTarget == first.sliceTarget && spec.weight == 1
+			if spec.slice != first.slice || obj.Method == slo.Timeslices && !judgedAlike {
 				o.d.wrong(spec.at, "the slices of a composite are not the same for all",
 					"give all the same timeSliceWindow; with Timeslices also the same target, timeSliceTarget and weight 1")
 				return
@@ -102,7 +103,8 @@ func (b *builder) take(o *object, at value, obj slo.Objective) {
 	b.names[obj.Name] = place.place()
 	for i, a := range obj.Alerts {
 		if a.OnBurn && !a.CanFire(obj.Target) {
-			o.d.wrong(o.slo.policies[i].place(o), fmt.Sprintf("the alert %s can never fire: even if all is bad, the budget of a target of %g burns %.4g times too fast, not %g",
+			o.d.wrong(o.slo.policies[i].place(o), fmt.Sprintf(
+				"the alert %s can never fire: even if all is bad, the budget of a target of %g burns %.4g times too fast, not %g",
 				a.Name, obj.Target, 1/obj.Allowed(), a.Threshold), "lower the threshold or raise the target")
 		}
 	}
@@ -158,7 +160,9 @@ func (b *builder) sli(d *decoder, inline *object, ref reference) *object {
 func (b *builder) check(o *object) { b.indicator(o, "any") }
 
 // member makes a member of an objective. other is the source of what is not measured here.
-func (b *builder) member(d *decoder, sli *object, spec objectiveSpec, obj *slo.Objective) (m slo.Member, other string, ok bool) {
+func (b *builder) member(
+	d *decoder, sli *object, spec objectiveSpec, obj *slo.Objective,
+) (m slo.Member, other string, ok bool) {
 	i, threshold, other, ok := b.indicator(sli, obj.Service)
 	if !ok {
 		return m, other, false
@@ -175,7 +179,8 @@ func (b *builder) member(d *decoder, sli *object, spec objectiveSpec, obj *slo.O
 	if known, is := b.indicators[i.Name]; !is {
 		b.indicators[i.Name] = knownIndicator{i, d.problem(spec.at.node, "", "", "").place()}
 	} else if !reflect.DeepEqual(known.indicator, i) {
-		d.wrong(spec.at, fmt.Sprintf("the indicator %s is another one than at %s: %s", i.Name, known.place, difference(known.indicator, i)),
+		d.wrong(spec.at, fmt.Sprintf("the indicator %s is another one than at %s: %s",
+			i.Name, known.place, difference(known.indicator, i)),
 			"give each its own name: their counters carry it")
 		return m, "", false
 	}
@@ -198,7 +203,8 @@ func difference(a, b slo.Indicator) string {
 func (d *decoder) thresholdObjective(spec objectiveSpec, obj *slo.Objective, i *slo.Indicator, percentile float64) bool {
 	switch {
 	case obj.Method != slo.Timeslices:
-		d.wrong(spec.at, "a percentile is one number for each slice, so "+obj.Method.String()+" has nothing to count", "use budgetingMethod: Timeslices")
+		d.wrong(spec.at, "a percentile is one number for each slice, so "+obj.Method.String()+" has nothing to count",
+			"use budgetingMethod: Timeslices")
 		return false
 	case !spec.seen["op"] || !spec.seen["value"]:
 		d.wrong(spec.at, "op or value is missing, with which the metric is compared", "add e.g. op: lte and value: 0.3 (seconds)")

@@ -147,7 +147,8 @@ func (d *decoder) calendar(v value, into *slo.Window) {
 			}
 			z, err := time.LoadLocation(name)
 			if err != nil || name == "Local" {
-				d.wrong(v, "this machine knows no time zone "+show(name), "use an IANA name such as Europe/Berlin (Debian has them in the package tzdata), or UTC")
+				d.wrong(v, "this machine knows no time zone "+show(name),
+					"use an IANA name such as Europe/Berlin (Debian has them in the package tzdata), or UTC")
 				return
 			}
 			zone = z

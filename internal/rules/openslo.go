@@ -157,7 +157,9 @@ func policy(a slo.Alert) object {
 	}}
 	return object{Kind: "AlertPolicy", Metadata: metadata{a.Name}, Spec: policySpec{
 		AlertWhenBreaching: a.OnBurn, AlertWhenNoData: a.OnNoData,
-		Conditions:          []object{{Kind: "AlertCondition", Metadata: metadata{"burn"}, Spec: condition}},
-		NotificationTargets: []object{{Kind: "AlertNotificationTarget", Metadata: metadata{"by-severity"}, Spec: targetSpec{a.Severity}}},
+		Conditions: []object{{Kind: "AlertCondition", Metadata: metadata{"burn"}, Spec: condition}},
+		NotificationTargets: []object{
+			{Kind: "AlertNotificationTarget", Metadata: metadata{"by-severity"}, Spec: targetSpec{a.Severity}},
+		},
 	}}
 }

@@ -98,8 +98,9 @@ func incrementRules(objectives []slo.Objective) []rule {
 			seen = append(seen, name)
 			list = append(list, rule{
 				Record: incrementSeries,
-				Expr:   fmt.Sprintf("sum by (sli_outcome) (increase(%s[%s]))", selector(eventsSeries, name, ""), slo.Shorthand(increment)),
 				Labels: map[string]string{"sli_name": name},
+				Expr: fmt.Sprintf("sum by (sli_outcome) (increase(%s[%s]))",
+					selector(eventsSeries, name, ""), slo.Shorthand(increment)),
 			})
 		}
 	}
@@ -292,12 +293,14 @@ func (b builder) alerts() []rule {
 			list = append(list, b.burnAlert(a))
 		}
 		if a.OnNoData {
-			list = append(list, b.alert("SLONoData", a.Severity, silence, fmt.Sprintf("absent(%s%s{slo_name=%q})", burnSeries, slo.Shorthand(a.Long), b.o.Name),
+			list = append(list, b.alert("SLONoData", a.Severity, silence,
+				fmt.Sprintf("absent(%s%s{slo_name=%q})", burnSeries, slo.Shorthand(a.Long), b.o.Name),
 				"has no data in "+slo.Shorthand(a.Long)))
 		}
 	}
 	if b.o.Window.Rolling() {
-		list = append(list, b.alert("SLOBudgetSpent", "ticket", "", fmt.Sprintf("%s{slo_name=%q} <= 0%s", budgetSeries, b.o.Name, b.enoughBad(b.o.Period())),
+		list = append(list, b.alert("SLOBudgetSpent", "ticket", "",
+			fmt.Sprintf("%s{slo_name=%q} <= 0%s", budgetSeries, b.o.Name, b.enoughBad(b.o.Period())),
 			"has used up its budget of "+b.o.Window.String()))
 	}
 	for _, m := range b.o.Members {

@@ -61,7 +61,8 @@ const MaxCondition = 512
 // ParseCondition reads a condition. The error is a *ConditionError.
 func ParseCondition(text string) (Condition, error) {
 	if len(text) > MaxCondition {
-		return Condition{}, &ConditionError{1, fmt.Sprintf("the condition has %d bytes", len(text)), fmt.Sprintf("%d are allowed", MaxCondition)}
+		what := fmt.Sprintf("the condition has %d bytes", len(text))
+		return Condition{}, &ConditionError{1, what, fmt.Sprintf("%d are allowed", MaxCondition)}
 	}
 	tokens, err := scan(text)
 	if err != nil {
@@ -457,9 +458,11 @@ func RouteFault(route string) (what, remedy string) {
 	case len(route) > maxRoute:
 		return fmt.Sprintf("the route has %d bytes", len(route)), fmt.Sprintf("%d are allowed", maxRoute)
 	case i >= 0:
-		return strconv.Quote(route) + " has a " + strconv.Quote(route[i:i+1]), "write the start of the path, e.g. /pay/: all below it belongs to it"
+		return strconv.Quote(route) + " has a " + strconv.Quote(route[i:i+1]),
+			"write the start of the path, e.g. /pay/: all below it belongs to it"
 	case strings.ContainsFunc(route, func(r rune) bool { return r < ' ' || r >= 0x7f }):
-		return strconv.Quote(route) + " has characters that a path cannot have", "encode them as they are in the request, e.g. %C3%BC"
+		return strconv.Quote(route) + " has characters that a path cannot have",
+			"encode them as they are in the request, e.g. %C3%BC"
 	}
 	return "", ""
 }

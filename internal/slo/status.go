@@ -153,7 +153,10 @@ func (t *Tracker) exhaustion(remaining float64, now, until time.Time) Exhaustion
 	}
 	after := func(rate float64) time.Duration {
 		left := remaining * float64(period) / (rate - leaving)
-		if rate <= leaving || left > float64(maxSpan) || !t.objective.Window.Rolling() && now.Add(time.Duration(left)).After(until) {
+		if rate <= leaving || left > float64(maxSpan) {
+			return 0
+		}
+		if !t.objective.Window.Rolling() && now.Add(time.Duration(left)).After(until) {
 			return 0
 		}
 		return time.Duration(left)
