@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/internal/verdict"
 )
@@ -21,6 +22,8 @@ type design struct {
 	spec  func() (*ebpf.CollectionSpec, error)
 	needs []capability
 	rungs []rung // ways to measure, the best first
+	// cgroup is the directory that programs of control groups are attached to.
+	cgroup string
 	// prepare sets sizes and variables of the specification, for the rung that is tried; nil if there are none.
 	prepare func(*ebpf.CollectionSpec, *rung) error
 }
@@ -49,6 +52,7 @@ type Probe struct {
 	needs      []capability
 	name       string
 	shared     map[string]*ebpf.Map // the maps it has in common with others
+	cgroup     string
 }
 
 // probeCPUs is the map of include/probe.h that every probe has.
@@ -77,7 +81,7 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 
 // try loads and attaches a probe by one rung.
 func (d *design) try(k *Kernel, r *rung) (*Probe, error) {
-	p := &Probe{rung: *r, needs: d.needs, name: d.name}
+	p := &Probe{rung: *r, needs: d.needs, name: d.name, cgroup: d.cgroup}
 	if err := p.load(k, d); err != nil {
 		return nil, errors.Join(unavailable("load "+d.name, err, d.needs...), p.Close())
 	}
@@ -155,23 +159,44 @@ func (r *rung) check(types *btf.Spec) error {
 	return nil
 }
 
+// attachedSince is the variable of include/attached.h that probes have which remember the beginning of something.
+const attachedSince = "attached_since"
+
 // Attach attaches the programs again after Detach.
 func (p *Probe) Attach() error {
 	for _, name := range p.rung.programs {
 		if p.start.IsZero() {
 			p.start = time.Now()
 		}
-		l, err := attach(p.collection.Programs[name], p.specs[name])
+		l, err := p.attach(p.collection.Programs[name], p.specs[name])
 		if err != nil {
 			return errors.Join(unavailable("attach to "+p.rung.hook, err, p.needs...), p.Detach())
 		}
 		p.links = append(p.links, l)
 	}
+	v := p.collection.Variables[attachedSince]
+	if v == nil {
+		return nil
+	}
+	now, err := monotonic()
+	if err == nil {
+		err = v.Set(now)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("tell %s since when it is attached: %w", p.name, err), p.Detach())
+	}
 	return nil
 }
 
+// monotonic returns the time of CLOCK_MONOTONIC in ns, as bpf_ktime_get_ns does.
+func monotonic() (uint64, error) {
+	var ts unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return uint64(ts.Nano()), err
+}
+
 // attach attaches a program by the kind of it that its section names.
-func attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+func (p *Probe) attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
 	if program == nil {
 		return nil, errors.New("there is no such program")
 	}
@@ -183,6 +208,8 @@ func attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
 	case ebpf.TracePoint:
 		group, name, _ := strings.Cut(spec.AttachTo, "/")
 		return link.Tracepoint(group, name, program, nil)
+	case ebpf.CGroupSKB, ebpf.CGroupSock:
+		return link.AttachCgroup(link.CgroupOptions{Path: p.cgroup, Attach: spec.AttachType, Program: program})
 	default:
 		return nil, fmt.Errorf("programs of the type %s are not attached here", spec.Type)
 	}
