@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -174,16 +175,23 @@ func (p *Probe) Attach() error {
 		}
 		p.links = append(p.links, l)
 	}
-	v := p.collection.Variables[attachedSince]
-	if v == nil {
-		return nil
-	}
 	now, err := monotonic()
 	if err == nil {
-		err = v.Set(now)
+		err = p.sees(now)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("tell %s since when it is attached: %w", p.name, err), p.Detach())
+		return errors.Join(err, p.Detach())
+	}
+	return nil
+}
+
+// sees tells the programs since when they see everything.
+func (p *Probe) sees(since uint64) error {
+	if p.collection == nil || p.collection.Variables[attachedSince] == nil {
+		return nil
+	}
+	if err := p.collection.Variables[attachedSince].Set(since); err != nil {
+		return fmt.Errorf("tell %s since when it is attached: %w", p.name, err)
 	}
 	return nil
 }
@@ -217,7 +225,7 @@ func (p *Probe) attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer
 
 // Detach detaches the programs; the counts stay. Nothing is lost by detaching twice.
 func (p *Probe) Detach() error {
-	var errs []error
+	errs := []error{p.sees(math.MaxUint64)}
 	for _, l := range p.links {
 		errs = append(errs, l.Close())
 	}

@@ -72,4 +72,7 @@ const (
 // probes are the kernel latencies of a report: metrics that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+	{"system.dns.linux.query.duration", "dns", "DNS query"},
+	{"system.network.tcp.linux.accept_queue.duration", "accept", "accept queue"},
+	{"system.network.tcp.linux.packet_to_read.duration", "pktread", "packet to read"},
 }
