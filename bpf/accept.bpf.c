@@ -11,8 +11,8 @@
  * are counted apart. A listening socket that systemd made belongs to systemd's group.
  *
  * The state is kept by the address of the socket, for as long as it is in the queue.
- * Cost: some 100 ns for each change of a TCP socket's state and 300 ns for each connection; at the exit of system calls,
- * some 30 ns for each call of any kind.
+ * Cost: some 110 ns for each change of a socket's state, of which a connection has five, and 70 ns for its accept; where
+ * the exit of system calls is the hook, some 10 ns for each call of any kind besides, and the way into a program.
  */
 #include "core.h"
 #include "attached.h"

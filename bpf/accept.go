@@ -12,6 +12,7 @@ import (
 // SocketOptions narrows what the probes of sockets record.
 type SocketOptions struct {
 	OnlyNetns uint32 // the network namespace alone to look at, by the inode number of /proc/PID/ns/net; 0 means all
+	room      uint32 // connections in accept queues that are told apart; 0: as many as the probe has room for
 }
 
 // AcceptCounts is what the probe counted for an owner, and for a host when they are added up.
@@ -69,6 +70,9 @@ func newAccept(k *Kernel, opts SocketOptions, rungs []rung) (*Accept, error) {
 	d := design{
 		name: "the accept-queue probe", spec: gen.LoadAccept, needs: []capability{capBPF, capPerfmon}, rungs: rungs,
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
+			if opts.room != 0 {
+				spec.Maps[gen.AcceptMapAcceptWaits].MaxEntries = opts.room
+			}
 			return errors.Join(
 				shareTable(spec, gen.AcceptMapAcceptTable, slots),
 				setVariables(spec, map[string]any{

@@ -118,6 +118,51 @@ func TestAcceptUnmatched(t *testing.T) {
 	}
 }
 
+// Connections for which there is no room are lost, and counted; the others are measured all the same.
+func TestAcceptRoom(t *testing.T) {
+	requireCapabilities(t)
+	const connections, room = 8, 3
+	ns := newNamespace(t)
+	a, err := NewAccept(&Kernel{}, SocketOptions{OnlyNetns: ns.inode, room: room})
+	must(t, err)
+	defer a.Close()
+	server, port := ns.listen(t, connections)
+	for i := range connections {
+		ns.connect(t, port)
+		waitQueue(t, server, i+1)
+	}
+	for i := range connections {
+		ns.accept(t, server, i)
+	}
+	counts, c := read(t, &a.Table, RestSlot), a.Counts()
+	if counts.Wait.Count() != room || c.Lost != connections-room || c.Unmatched != connections-room {
+		t.Errorf("%d waits, %+v", counts.Wait.Count(), c)
+	}
+}
+
+// With one of 2^shift connections measured, each stands for as many.
+func TestAcceptSample(t *testing.T) {
+	const connections, shift = 200, 2
+	ns := newNamespace(t)
+	a := openAccept(t, &Kernel{}, ns)
+	must(t, a.Sample(shift, 1))
+	server, port := ns.listen(t, 1)
+	for i := range connections {
+		client := ns.connect(t, port)
+		conn := ns.accept(t, server, i)
+		ns.reset(t, client)
+		ns.close(t, conn)
+	}
+	counts, c := read(t, &a.Table, RestSlot), a.Counts()
+	if counts.Wait.Count() != c.Recorded<<shift || c.Recorded+c.Skipped != connections || c.Unmatched != 0 {
+		t.Errorf("%d waits, %+v", counts.Wait.Count(), c)
+	}
+	// A binomial distribution of mean 50 and deviation 6.1: these bounds are more than six deviations away.
+	if c.Recorded < 10 || c.Recorded > 90 {
+		t.Errorf("%d of %d connections were measured", c.Recorded, connections)
+	}
+}
+
 // Waits belong to the group of the server.
 func TestAcceptOwner(t *testing.T) {
 	ns := newNamespace(t)
@@ -141,6 +186,21 @@ func BenchmarkAcceptConnection(b *testing.B) {
 			conn := ns.accept(b, server, 0)
 			ns.reset(b, client) // so that no port is left waiting
 			ns.close(b, conn)
+		}
+	})
+}
+
+// BenchmarkAcceptOtherCalls reports what a run takes at the exit of a system call that is not accept, where the probe
+// has to run at all of them.
+func BenchmarkAcceptOtherCalls(b *testing.B) {
+	ns := newNamespace(b)
+	rungs := acceptRungs()
+	a, err := newAccept(&Kernel{}, SocketOptions{OnlyNetns: ns.inode}, rungs[len(rungs)-1:])
+	must(b, err)
+	defer a.Close()
+	runTime(b, a.Probe, func() {
+		for b.Loop() {
+			unix.Getppid()
 		}
 	})
 }

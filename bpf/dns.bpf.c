@@ -14,7 +14,7 @@
  * (nss-resolve). An answer that a local resolver gives is one as any other.
  *
  * State: 272 bytes of socket-local storage for each socket that sent a query.
- * Cost: 30 ns for each packet of the host that is none of these, 200 ns for a query or an answer.
+ * Cost: 30 to 45 ns for each packet of the host that is none of these, 160 ns for a query or an answer.
  */
 #include "core.h"
 #include "attached.h"

@@ -4,7 +4,7 @@
  * Packets that the kernel dropped, by its own reason, for the host and, where a socket tells, for each unit or
  * container.
  *
- * Hook: tp_btf/kfree_skb alone, some 100 ns for each dropped packet; packets that arrive where they should do not pass
+ * Hook: tp_btf/kfree_skb alone, some 190 ns for each dropped packet; packets that arrive where they should do not pass
  * it. The reason is a number of enum skb_drop_reason, whose names user space takes from the running kernel. Reasons of
  * subsystems (mac80211, openvswitch) have names of their own, in modules; they are counted by subsystem.
  *

@@ -27,7 +27,7 @@ func openDrops(tb testing.TB, k *Kernel, ns *namespace, rungs []rung) *Drops {
 func (d *Drops) dropped(tb testing.TB, slot int) map[string]uint64 {
 	tb.Helper()
 	counts, byReason := read(tb, &d.Table, slot), map[string]uint64{}
-	for i, n := range counts.Packets {
+	for i, n := range &counts.Packets {
 		if n > 0 {
 			byReason[d.Reason(i)] += n
 		}

@@ -1,6 +1,8 @@
 package bpf
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/testneed"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // A namespace is a network namespace of a test's own, where only the loopback interface is up. Nobody else's packets
@@ -234,5 +237,44 @@ func runTime(b *testing.B, p *Probe, work func()) {
 		if s.RunCount > 0 {
 			b.ReportMetric(float64(s.Runtime.Nanoseconds())/float64(s.RunCount), "ns/"+p.rung.programs[i])
 		}
+	}
+}
+
+// Each of the probes names the capability that it lacks.
+func TestNetworkProbesNameCapabilities(t *testing.T) {
+	requireCapabilities(t)
+	mount, err := cgroup.Mount("/")
+	if err != nil {
+		t.Skip(err)
+	}
+	for name, test := range map[string]struct {
+		open    func() (io.Closer, error)
+		dropped []capability
+		want    string
+	}{
+		"accept":  {func() (io.Closer, error) { return NewAccept(&Kernel{}, SocketOptions{}) }, []capability{capPerfmon}, "CAP_PERFMON"},
+		"pktread": {func() (io.Closer, error) { return NewPacketRead(&Kernel{}, SocketOptions{}) }, []capability{capBPF}, "CAP_BPF"},
+		"drops":   {func() (io.Closer, error) { return NewDrops(&Kernel{}, SocketOptions{}) }, []capability{capBPF}, "CAP_BPF"},
+		"dns": {
+			func() (io.Closer, error) { return NewDNS(&Kernel{}, DNSOptions{Cgroup: mount}) },
+			[]capability{capNetAdmin},
+			"CAP_NET_ADMIN",
+		},
+	} {
+		without(t, func() {
+			_, err := test.open()
+			if u, ok := errors.AsType[*verdict.UnavailableError](err); !ok || u.Missing != test.want {
+				t.Errorf("%s: %v, want missing %s", name, err, test.want)
+			}
+		}, append(test.dropped, capSysAdmin)...)
+		// And it needs no more than these: not CAP_SYS_ADMIN.
+		without(t, func() {
+			p, err := test.open()
+			if err != nil {
+				t.Errorf("%s without CAP_SYS_ADMIN: %v", name, err)
+				return
+			}
+			must(t, p.Close())
+		}, capSysAdmin)
 	}
 }

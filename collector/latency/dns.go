@@ -26,9 +26,9 @@ const (
 // dns collects how long queries take.
 type dns struct {
 	common
-	probe  *bpf.DNS
-	ledger *ledger[bpf.DNSCounts, dnsRegisters]
-	host   dnsRegisters
+	queries *bpf.DNS
+	ledger  *ledger[bpf.DNSCounts, dnsRegisters]
+	host    dnsRegisters
 }
 
 // dnsRegisters are those of the host or of an owner.
@@ -57,7 +57,7 @@ func (d Deps) NewDNS(env collector.Env) (collector.Collector, error) {
 		return nil, err
 	}
 	// Not sampled: nearly all of its cost is with packets that are no DNS.
-	c := &dns{common: d.watch("dns", probe.Probe, false), probe: probe}
+	c := &dns{common: d.watch("dns", probe.Probe, false), queries: probe}
 	system, container := declareDNS(env.Metrics, "system"), declareDNS(env.Metrics, "container")
 	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
 	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, dnsRegisters.store)
@@ -112,7 +112,7 @@ func (r dnsRegisters) store(v *bpf.DNSCounts, now time.Time) {
 
 // Collect copies the kernel's counts.
 func (c *dns) Collect(_ context.Context, now time.Time) error {
-	err := errors.Join(c.probe.Sweep(), c.ledger.collect(now))
+	err := errors.Join(c.queries.Sweep(), c.ledger.collect(now))
 	c.host.store(&c.ledger.total, now)
 	return err
 }
@@ -124,5 +124,5 @@ func (c *dns) Verdicts() []verdict.Verdict { return c.verdicts(DNSName) }
 func (c *dns) Close() error {
 	c.ledger.close()
 	c.unwatch()
-	return c.probe.Close()
+	return c.queries.Close()
 }

@@ -67,7 +67,7 @@ func declareDrops(g *metric.Group, area string) metric.IntFamily {
 }
 
 func (r *dropsRegisters) store(v *bpf.DropsCounts, now time.Time) {
-	for i, n := range v.Packets {
+	for i, n := range &v.Packets {
 		if n == 0 {
 			continue
 		}

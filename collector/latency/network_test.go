@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -177,7 +178,7 @@ func TestDNSNeedsTree(t *testing.T) {
 
 func verdictOf(t *testing.T, err error) *verdict.UnavailableError {
 	t.Helper()
-	u, ok := err.(*verdict.UnavailableError)
+	u, ok := errors.AsType[*verdict.UnavailableError](err)
 	if !ok {
 		t.Fatalf("got %v", err)
 	}
