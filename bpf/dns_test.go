@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -244,42 +245,62 @@ func TestDNSHostilePackets(t *testing.T) {
 	r := newResolver(t, "127.0.0.1")
 	d := openDNS(t, &Kernel{}, r, time.Hour)
 	random := rand.New(rand.NewPCG(1, 2))
-	udp := binary.BigEndian.AppendUint16([]byte{4, 0}, r.port)
-	udp = append(append(udp, 0, 37, 0, 0), question(1)...)
-	ip4 := append([]byte{0x45, 0, 0, 57, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1}, udp...)
-	ip6 := append(append([]byte{0x60, 0, 0, 0, 0, 37, 17, 64}, make([]byte, 32)...), udp...)
-	hop := append(append([]byte{0x60, 0, 0, 0, 0, 45, 0, 64}, make([]byte, 32)...), append([]byte{17, 0, 1, 4, 0, 0, 0, 0}, udp...)...)
+	frames := queryFrames(r.port)
+	pass(t, d, frames[0][:14+20+8+4])
+	if d.Counts().Discarded == 0 {
+		t.Skip("this kernel's test runs of cgroup_skb show programs no packets")
+	}
 	for i := range 3000 {
-		packet, ethertype := ip4, uint16(0x0800)
-		if i%3 > 0 {
-			packet, ethertype = [][]byte{ip6, hop}[i%3-1], 0x86dd
-		}
-		frame := binary.BigEndian.AppendUint16(make([]byte, 12), ethertype)
-		frame = append(frame, packet...)
-		if i >= 3 { // the first ones are as they should be
+		frame := slices.Clone(frames[i%len(frames)])
+		if i >= len(frames) { // the first ones are as they should be
 			for range 1 + random.IntN(3) {
-				frame[14+random.IntN(len(packet))] = byte(random.Uint32())
+				frame[14+random.IntN(len(frame)-14)] = byte(random.Uint32())
 			}
-			frame = frame[:14+max(20, random.IntN(len(packet)+1))]
+			frame = frame[:14+max(20, random.IntN(len(frame)-14+1))]
 		}
-		for _, program := range d.Programs() {
-			if program.Type() != ebpf.CGroupSKB {
-				continue
-			}
-			verdict, err := program.Run(&ebpf.RunOptions{Data: frame})
-			if errors.Is(err, unix.EINVAL) {
-				continue // the kernel's own test of the frame refuses it
-			}
-			must(t, err)
-			if verdict != 1 {
-				t.Fatalf("frame %x: verdict %d", frame, verdict)
-			}
-		}
+		pass(t, d, frame)
 	}
 	counts, probe := read(t, &d.Table, RestSlot), d.Counts()
-	t.Logf("%d runs, %d discarded, %d unmatched, %d answered", probe.Runs, probe.Discarded, probe.Unmatched, counts.Duration.Count())
+	t.Logf("%d runs, %d discarded, %d unmatched", probe.Runs, probe.Discarded, probe.Unmatched)
 	if probe.Runs < 3000 || counts.Duration.Count() != 0 {
 		t.Errorf("%d runs, %d answered", probe.Runs, counts.Duration.Count())
+	}
+}
+
+// queryFrames returns a query in Ethernet frames: over IPv4, IPv6, and IPv6 with a hop-by-hop header.
+func queryFrames(port uint16) (frames [][]byte) {
+	udp := binary.BigEndian.AppendUint16([]byte{4, 0}, port)
+	udp = append(append(udp, 0, 37, 0, 0), question(1)...)
+	addresses := make([]byte, 32)
+	for _, packet := range []struct {
+		ethertype uint16
+		header    []byte
+	}{
+		{0x0800, []byte{0x45, 0, 0, 57, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1}},
+		{0x86dd, append([]byte{0x60, 0, 0, 0, 0, 37, 17, 64}, addresses...)},
+		{0x86dd, append(append([]byte{0x60, 0, 0, 0, 0, 45, 0, 64}, addresses...), 17, 0, 1, 4, 0, 0, 0, 0)},
+	} {
+		frame := binary.BigEndian.AppendUint16(make([]byte, 12), packet.ethertype)
+		frames = append(frames, append(append(frame, packet.header...), udp...))
+	}
+	return frames
+}
+
+// pass runs a frame through the programs for packets, which have to let it pass.
+func pass(t *testing.T, d *DNS, frame []byte) {
+	t.Helper()
+	for _, program := range d.Programs() {
+		if program.Type() != ebpf.CGroupSKB {
+			continue
+		}
+		verdict, err := program.Run(&ebpf.RunOptions{Data: frame})
+		if errors.Is(err, unix.EINVAL) {
+			continue // the kernel's own test of the frame refuses it
+		}
+		must(t, err)
+		if verdict != 1 {
+			t.Fatalf("frame %x: verdict %d", frame, verdict)
+		}
 	}
 }
 

@@ -65,8 +65,8 @@ type probeCPU struct {
 	Recorded, Unmatched, Discarded, Lost, Skipped uint64
 }
 
-// open loads and attaches a probe by the first rung that works. If none does, the error is a *verdict.UnavailableError
-// with what the best of them needs.
+// open loads and attaches a probe by the first rung that works. If none does, the error is a *verdict.UnavailableError:
+// the first that a capability would have helped, else that of the best rung.
 func (d *design) open(k *Kernel) (*Probe, error) {
 	var refused []error
 	for i := range d.rungs {
@@ -76,6 +76,11 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 			return p, nil
 		}
 		refused = append(refused, err)
+	}
+	for _, err := range refused {
+		if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && strings.HasPrefix(u.Missing, "CAP_") {
+			return nil, err
+		}
 	}
 	return nil, refused[0]
 }
