@@ -94,10 +94,11 @@ func (n *namespace) socket(tb testing.TB, family, kind int) (fd int) {
 	tb.Helper()
 	var err error
 	n.do(func() { fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0) })
-	if err != nil {
-		tb.Fatal(err)
-	}
+	must(tb, err)
 	n.open[fd] = true
+	patience := unix.Timeval{Sec: 30} // for accept, connect, read and write; accepted sockets inherit it
+	must(tb, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience))
+	must(tb, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
 	return fd
 }
 

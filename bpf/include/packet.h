@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The IP header of a packet, of any version, for programs that see packets. What comes over a network is hostile: each
- * number in it is checked against what there is.
+ * The IP header of a packet, of any version, for programs that see packets. What comes over a network is hostile: who
+ * uses a number of it checks it against the buffer.
  */
 #ifndef SLID_PACKET_H
 #define SLID_PACKET_H
