@@ -22,6 +22,7 @@
  */
 #include "hist.h"
 #include "net.h"
+#include "packet.h"
 
 #define HTTP_SLOTS    256  /* services at a time; slot 0 takes those that find none free */
 #define HTTP_CODES    500  /* statuses 100 to 599 */
@@ -202,42 +203,22 @@ static __always_inline void run_ends(struct http_runs *r, u64 began)
 static __always_inline bool parse(struct __sk_buff *skb, u32 network, struct packet *p)
 {
 	void *data = (void *)(long)skb->data + network, *end = (void *)(long)skb->data_end;
-	struct ip4_header *ip4 = data;
-	struct ip6_header *ip6 = data;
 	struct tcp_header *tcp;
+	struct packet_ip ip;
 	u32 off, size;
 
-	if (data + sizeof(*ip4) > end)
+	if (!packet_ip(skb, network, &ip) || ip.protocol != IPPROTO_TCP)
 		return false;
-	p->v6 = ip4->version_ihl >> 4 == 6;
-	if (!p->v6) {
-		if (ip4->protocol != IPPROTO_TCP || ip4->frag_off & bpf_htons(IP_OFFSET))
-			return false;
-		off = (ip4->version_ihl & 15) * 4;
-		size = bpf_ntohs(ip4->length);
-	} else {
-		if (data + sizeof(*ip6) + 8 > end)
-			return false;
-		off = sizeof(*ip6);
-		size = bpf_ntohs(ip6->payload_length);
-		if (size)
-			size += sizeof(*ip6);
-		if (ip6->next_header == IPPROTO_HOPOPTS) { /* a jumbogram (BIG TCP) has one such header of 8 bytes */
-			if (*(u8 *)(ip6 + 1) != IPPROTO_TCP)
-				return false;
-			off += 8;
-		} else if (ip6->next_header != IPPROTO_TCP) {
-			return false;
-		}
-	}
-	tcp = data + off;
+	tcp = data + ip.off;
 	if ((void *)(tcp + 1) > end)
 		return false;
+	p->v6 = ip.v6;
 	p->seq = bpf_ntohl(tcp->seq);
 	p->flags = tcp->flags;
 	p->local = tcp->destination;
 	p->remote = tcp->source;
-	off += (tcp->data_offset >> 4) * 4;
+	off = ip.off + (tcp->data_offset >> 4) * 4;
+	size = ip.size;
 	if (!size) /* BIG TCP; otherwise a short frame may be longer than its datagram */
 		size = skb->len - network;
 	if (off > size || size > skb->len - network)

@@ -99,7 +99,7 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 		refused = append(refused, err)
 	}
 	for _, err := range refused {
-		if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && u.Missing != "" {
+		if u, ok := errors.AsType[*verdict.UnavailableError](err); ok && strings.HasPrefix(u.Missing, "CAP_") {
 			return nil, err
 		}
 	}
@@ -109,7 +109,7 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 // try loads and attaches a probe by one rung.
 func (d *design) try(k *Kernel, r *rung) (*Probe, error) {
 	p := &Probe{
-		rung: *r, needs: d.needs, name: d.name, attaching: d.attaching,
+		rung: *r, needs: d.needs, name: d.name, cgroup: d.cgroup, attaching: d.attaching,
 		wanted: make([]bool, len(r.extras)), extended: make([][]io.Closer, len(r.extras)),
 	}
 	if err := p.load(k, d); err != nil {

@@ -210,7 +210,7 @@ static __always_inline u32 runqueue_resumes(struct probe_cpu *c, struct task_str
 		runqueue_ends(c, next, t);
 		return owner;
 	}
-	if (t->since > probe_since)
+	if (probe_saw(t->since))
 		runqueue_record(c, t, bpf_ktime_get_ns() - t->since);
 	else
 		c->unmatched++; /* its wait began before the probe did */

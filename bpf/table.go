@@ -62,6 +62,16 @@ func sizeTable(spec *ebpf.CollectionSpec, name string, slots, shards int) error 
 	return setVariables(spec, map[string]any{"table_slots": uint32(slots), "table_shards": uint32(shards)})
 }
 
+// shareTable sets the size of a table whose programs add atomically, with as many shards as make sense.
+func shareTable(spec *ebpf.CollectionSpec, name string, slots int) error {
+	m := spec.Maps[name]
+	if m == nil {
+		return fmt.Errorf("there is no map %s", name)
+	}
+	cpus := int(spec.Maps[probeCPUs].MaxEntries)
+	return sizeTable(spec, name, slots, tableShards(slots*int(m.ValueSize), cpus))
+}
+
 // setVariables sets variables that are constant for the programs.
 func setVariables(spec *ebpf.CollectionSpec, values map[string]any) error {
 	for name, value := range values {

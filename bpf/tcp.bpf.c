@@ -20,24 +20,15 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
+#include "sock.h"
 #include <bpf/bpf_endian.h>
 
 #define TCP_PASS  16 /* of so many connections, the iterator writes a byte for one: see tcp_sweep */
 
-#define AF_INET6  10
 #define MAPPED    0xffff /* third word of an IPv6 address that stands for one of IPv4 */
 #define LOOPBACK  127    /* first byte of such addresses */
 
 #define SOCK_DONE 1 /* include/net/sock.h, enum sock_flags: the peer's FIN was received */
-
-/* include/net/tcp_states.h */
-#define TCP_ESTABLISHED  1
-#define TCP_SYN_SENT     2
-#define TCP_SYN_RECV     3
-#define TCP_TIME_WAIT    6
-#define TCP_CLOSE        7
-#define TCP_LISTEN       10
-#define TCP_NEW_SYN_RECV 12
 
 /* include/uapi/asm-generic/errno.h; architectures that number errors in another way have no BPF */
 #define ENETUNREACH  101
@@ -49,96 +40,6 @@
 
 /* Network namespace (inode number of /proc/PID/ns/net) whose connections alone are counted; 0 for all. For tests. */
 const volatile u32 only_netns = 0;
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-/* include/uapi/linux/in6.h */
-struct in6_addr {
-	union {
-		u32 u6_addr32[4];
-	} in6_u;
-};
-
-/* include/linux/ns_common.h */
-struct ns_common {
-	unsigned int inum;
-};
-
-/* include/net/net_namespace.h */
-struct net {
-	struct ns_common ns;
-};
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
-
-/* include/linux/netdevice.h */
-struct net_device {
-	possible_net_t nd_net;
-};
-
-/* include/linux/skbuff.h */
-struct sk_buff {
-	struct net_device *dev;
-};
-
-/* include/linux/cgroup-defs.h */
-struct sock_cgroup_data {
-	struct cgroup *cgroup;
-};
-
-/* include/net/sock.h; the v6 addresses exist with CONFIG_IPV6 */
-struct sock_common {
-	u32 skc_daddr, skc_rcv_saddr; /* the peer's and the own address, network order */
-	unsigned short skc_family;
-	volatile unsigned char skc_state;
-	possible_net_t skc_net;
-	unsigned long skc_flags;
-	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
-};
-
-struct sock {
-	struct sock_common __sk_common;
-	int sk_err;
-	struct sock_cgroup_data sk_cgrp_data;
-};
-
-struct request_sock;
-
-/* include/linux/tcp.h */
-struct tcp_sock {
-	u64 bytes_sent;     /* of payload, what was sent again included */
-	u64 bytes_retrans;  /* of these, sent again */
-	u64 bytes_received; /* of payload in order, and 1 for a FIN */
-	u32 total_retrans;  /* segments sent again; a SYN-ACK is one */
-	u32 segs_out;
-	u32 srtt_us; /* smoothed round-trip time in 1/8 us; 0: none measured */
-	u8 fastopen_connect : 1;
-};
-
-/* include/linux/bpf.h */
-struct bpf_iter_meta {
-	struct seq_file *seq;
-	u64 session_id;
-	u64 seq_num;
-};
-
-/* net/core/bpf_sk_storage.c */
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	void *value;
-};
-
-/* net/ipv4/tcp_ipv4.c */
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-};
-
-#pragma clang attribute pop
 
 /* Where the other end of a connection is, by its addresses. */
 enum tcp_peer {
@@ -335,7 +236,7 @@ static __always_inline void tcp_connected(struct probe_cpu *c, struct tcp_slot *
 {
 	s64 took;
 
-	if (!conn || conn->phase != PHASE_CONNECTING || conn->began <= probe_since) {
+	if (!conn || conn->phase != PHASE_CONNECTING || !probe_saw(conn->began)) {
 		count(&c->unmatched); /* it was asked for before the probe was attached */
 		return;
 	}

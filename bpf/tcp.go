@@ -2,12 +2,10 @@ package bpf
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/bpf/gen"
 )
@@ -197,24 +195,4 @@ func (t *TCP) Close() error {
 		}
 	}
 	return errors.Join(append(errs, t.Probe.Close())...)
-}
-
-// iterate runs an iterator once. What it prints is of no interest.
-func iterate(iter *link.Iter) error {
-	fd, err := iterCreate(iter)
-	if err != nil {
-		return fmt.Errorf("open an iterator: %w", err)
-	}
-	defer unix.Close(fd)
-	var buf [256]byte
-	for {
-		n, err := unix.Read(fd, buf[:])
-		switch {
-		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
-		case err != nil:
-			return fmt.Errorf("run an iterator: %w", err)
-		case n == 0:
-			return nil
-		}
-	}
 }

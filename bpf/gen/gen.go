@@ -7,3 +7,7 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem hist_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist HistTest ../hist_test.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs HTTP ../http.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem tcp -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type tcp_slot -type probe_cpu TCP ../tcp.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem accept -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Accept ../accept.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem dns -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" DNS ../dns.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem drops -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Drops ../drops.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem pktread -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Pktread ../pktread.bpf.c

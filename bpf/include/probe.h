@@ -45,7 +45,7 @@ volatile u32 sample_salt;
  * When the programs were attached last, in ns of CLOCK_MONOTONIC: they see everything that happens since. What they noted
  * before of something that began may have ended unseen while they were detached, so it is void. User space sets it.
  */
-volatile u64 probe_since;
+volatile u64 probe_since = ~0ULL;
 
 /*
  * Tables are arrays of table_shards parts of table_slots slots each; a CPU writes to the part of its number. Shards
@@ -89,6 +89,12 @@ static __always_inline void probe_leave(struct probe_cpu *c, u64 began)
 		return;
 	__sync_fetch_and_add(&c->timed_ns, bpf_ktime_get_ns() - began);
 	count(&c->timed_runs);
+}
+
+/* probe_saw says whether the programs see everything since the given time, when something began. */
+static __always_inline bool probe_saw(u64 time)
+{
+	return time >= probe_since;
 }
 
 /* probe_weight returns how many events the present one stands for, or 0 if it is to be left out. */

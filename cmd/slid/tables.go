@@ -44,6 +44,10 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.NewAttribution},
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
 		{Name: latency.TCPName, Class: metric.ClassLatency, Budget: 10000, New: d.NewTCP},
+		{Name: latency.DNSName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewDNS},
+		{Name: latency.DropsName, Class: metric.ClassLatency, Budget: 5000, OptIn: true, New: d.NewDrops},
+		{Name: latency.PacketReadName, Class: metric.ClassLatency, Budget: 600, OptIn: true, New: d.NewPacketRead},
+		{Name: latency.AcceptName, Class: metric.ClassLatency, Budget: 1500, OptIn: true, New: d.NewAccept},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
@@ -62,7 +66,10 @@ func formats() []option[text.Format] {
 
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
-	return []func() (*ebpf.CollectionSpec, error){gen.LoadOwner, gen.LoadRunqueue, gen.LoadTCP, gen.LoadHTTP}
+	return []func() (*ebpf.CollectionSpec, error){
+		gen.LoadOwner, gen.LoadRunqueue, gen.LoadTCP, gen.LoadHTTP,
+		gen.LoadDNS, gen.LoadDrops, gen.LoadPktread, gen.LoadAccept,
+	}
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)

@@ -28,7 +28,6 @@ const (
 const (
 	keyTCPPeer   = attribute.Key("linux.tcp.peer")
 	keyTCPOpen   = attribute.Key("linux.tcp.open")
-	keyErrorType = attribute.Key("error.type")
 	keyDirection = attribute.Key("network.io.direction")
 )
 

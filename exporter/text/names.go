@@ -74,6 +74,9 @@ var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
 	{"system.network.tcp.linux.connect.duration", "tcp_connect", "TCP connect"},
 	{"system.network.tcp.linux.rtt", "tcp_rtt", "TCP round trip"},
+	{"system.dns.linux.query.duration", "dns", "DNS query"},
+	{"system.network.tcp.linux.accept_queue.duration", "accept", "accept queue"},
+	{"system.network.tcp.linux.packet_to_read.duration", "pktread", "packet to read"},
 }
 
 // delays are the kernel latencies of a unit or container, in the order of the table. Those without a title have no column.
