@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -23,6 +24,9 @@ type design struct {
 	rungs []rung // ways to measure, the best first
 	// prepare sets sizes and variables of the specification, for the rung that is tried; nil if there are none.
 	prepare func(*ebpf.CollectionSpec, *rung) error
+	// attaching is called before the programs are attached, the first time and after each Detach; nil if there is
+	// nothing to do.
+	attaching func(*Probe) error
 }
 
 // A rung of the ladder is one way to measure. Its needs are looked up in the kernel's types before anything is loaded.
@@ -32,16 +36,24 @@ type rung struct {
 	fields      []field
 	tracepoints []tracepoint
 	functions   []string // of the kernel, that programs attach to
+	extras      []extra
 	// lacks says what the measurement lacks against the first rung; "" for the first.
 	lacks string
 }
 
+// An extra is what a rung attaches only while there is something that needs it: see Extend.
+type extra struct {
+	hook        string
+	programs    []string
+	tracepoints []tracepoint
+}
+
 // A Probe is a collection of programs and maps that was loaded and attached. Its methods may be called concurrently, but
-// Close, Detach and Attach.
+// Close.
 type Probe struct {
 	collection *ebpf.Collection
-	specs      map[string]*ebpf.ProgramSpec // of what is attached
-	links      []io.Closer
+	specs      map[string]*ebpf.ProgramSpec // of what may be attached
+	attaching  func(*Probe) error
 	rung       rung
 	refused    error // why no better rung is in use; nil if there is none
 	start      time.Time
@@ -49,6 +61,13 @@ type Probe struct {
 	needs      []capability
 	name       string
 	shared     map[string]*ebpf.Map // the maps it has in common with others
+	lacking    []error              // by extra: why it cannot be attached; nil if it can
+
+	mu       sync.Mutex // guards what follows
+	attached bool
+	links    []io.Closer
+	wanted   []bool        // by extra
+	extended [][]io.Closer // by extra: its links
 }
 
 // probeCPUs is the map of include/probe.h that every probe has.
@@ -77,7 +96,8 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 
 // try loads and attaches a probe by one rung.
 func (d *design) try(k *Kernel, r *rung) (*Probe, error) {
-	p := &Probe{rung: *r, needs: d.needs, name: d.name}
+	p := &Probe{rung: *r, needs: d.needs, name: d.name, attaching: d.attaching,
+		wanted: make([]bool, len(r.extras)), extended: make([][]io.Closer, len(r.extras))}
 	if err := p.load(k, d); err != nil {
 		return nil, errors.Join(unavailable("load "+d.name, err, d.needs...), p.Close())
 	}
@@ -111,6 +131,9 @@ func (p *Probe) load(k *Kernel, d *design) error {
 			return err
 		}
 	}
+	for _, e := range p.rung.extras {
+		p.lacking = append(p.lacking, requireTracepoints(types, e.tracepoints))
+	}
 	p.selectPrograms(spec)
 	p.shared = k.shared(spec)
 	options := ebpf.CollectionOptions{Cache: k.cache, MapReplacements: p.shared}
@@ -126,9 +149,10 @@ func (p *Probe) load(k *Kernel, d *design) error {
 // selectPrograms leaves out of a specification what another rung attaches.
 func (p *Probe) selectPrograms(spec *ebpf.CollectionSpec) {
 	p.specs = map[string]*ebpf.ProgramSpec{}
+	programs := p.rung.all(p.lacking)
 	for name, s := range spec.Programs {
 		switch {
-		case slices.Contains(p.rung.programs, name):
+		case slices.Contains(programs, name):
 			p.specs[name] = s
 		case s.AttachType != ebpf.AttachTraceIter: // iterators run when user space asks
 			delete(spec.Programs, name)
@@ -136,15 +160,24 @@ func (p *Probe) selectPrograms(spec *ebpf.CollectionSpec) {
 	}
 }
 
+// all returns the names of the rung's programs, with those of the extras that lack nothing.
+func (r *rung) all(lacking []error) []string {
+	programs := slices.Clone(r.programs)
+	for i, e := range r.extras {
+		if lacking[i] == nil {
+			programs = append(programs, e.programs...)
+		}
+	}
+	return programs
+}
+
 // check looks up what the rung needs in the kernel's types.
 func (r *rung) check(types *btf.Spec) error {
 	if err := requireFields(types, r.fields); err != nil {
 		return err
 	}
-	for _, t := range r.tracepoints {
-		if err := requireTracepoint(types, t); err != nil {
-			return err
-		}
+	if err := requireTracepoints(types, r.tracepoints); err != nil {
+		return err
 	}
 	for _, name := range r.functions {
 		var f *btf.Func
@@ -155,19 +188,110 @@ func (r *rung) check(types *btf.Spec) error {
 	return nil
 }
 
-// Attach attaches the programs again after Detach.
-func (p *Probe) Attach() error {
-	for _, name := range p.rung.programs {
-		if p.start.IsZero() {
-			p.start = time.Now()
+func requireTracepoints(types *btf.Spec, list []tracepoint) error {
+	for _, t := range list {
+		if err := requireTracepoint(types, t); err != nil {
+			return err
 		}
-		l, err := attach(p.collection.Programs[name], p.specs[name])
-		if err != nil {
-			return errors.Join(unavailable("attach to "+p.rung.hook, err, p.needs...), p.Detach())
-		}
-		p.links = append(p.links, l)
 	}
 	return nil
+}
+
+// Attach attaches the programs again after Detach.
+func (p *Probe) Attach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.attached {
+		return nil
+	}
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	if p.start.IsZero() {
+		p.start = time.Now()
+	}
+	p.attached = true
+	var err error
+	if p.links, err = p.attachAll(p.links, p.rung.hook, p.rung.programs); err != nil {
+		return errors.Join(err, p.detach())
+	}
+	for i := range p.wanted {
+		if err := p.extend(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare does what comes before attaching.
+func (p *Probe) prepare() error {
+	if p.attaching == nil {
+		return nil
+	}
+	if err := p.attaching(p); err != nil {
+		return unavailable("prepare "+p.name, err, p.needs...)
+	}
+	return nil
+}
+
+// attachAll attaches programs and appends their links to a list.
+func (p *Probe) attachAll(links []io.Closer, hook string, programs []string) ([]io.Closer, error) {
+	for _, name := range programs {
+		l, err := attach(p.collection.Programs[name], p.specs[name])
+		if err != nil {
+			return links, unavailable("attach to "+hook, err, p.needs...)
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// Extend attaches or detaches the programs of an extra, given by its place in the rung. While the probe is detached, they
+// wait for Attach. The error is a *verdict.UnavailableError where the kernel lacks something.
+func (p *Probe) Extend(i int, on bool) error {
+	if i >= len(p.rung.extras) {
+		return &verdict.UnavailableError{Reason: p.rung.lacks}
+	}
+	if p.lacking[i] != nil {
+		return p.lacking[i]
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.wanted[i] == on {
+		return nil
+	}
+	p.wanted[i] = on
+	if !p.attached {
+		return nil
+	}
+	if !on {
+		return closeAll(&p.extended[i])
+	}
+	if err := p.prepare(); err != nil {
+		p.wanted[i] = false
+		return err
+	}
+	return p.extend(i)
+}
+
+// extend attaches an extra if it is wanted. If that fails, it is not wanted any more.
+func (p *Probe) extend(i int) (err error) {
+	if !p.wanted[i] {
+		return nil
+	}
+	e := p.rung.extras[i]
+	if p.extended[i], err = p.attachAll(nil, e.hook, e.programs); err != nil {
+		p.wanted[i] = false
+		return errors.Join(err, closeAll(&p.extended[i]))
+	}
+	return nil
+}
+
+// Extended says whether an extra is in use.
+func (p *Probe) Extended(i int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return i < len(p.wanted) && p.wanted[i]
 }
 
 // attach attaches a program by the kind of it that its section names.
@@ -190,11 +314,27 @@ func attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
 
 // Detach detaches the programs; the counts stay. Nothing is lost by detaching twice.
 func (p *Probe) Detach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.detach()
+}
+
+func (p *Probe) detach() error {
+	p.attached = false
+	err := closeAll(&p.links)
+	for i := range p.extended {
+		err = errors.Join(err, closeAll(&p.extended[i]))
+	}
+	return err
+}
+
+// closeAll closes all links of a list and empties it.
+func closeAll(links *[]io.Closer) error {
 	var errs []error
-	for _, l := range p.links {
+	for _, l := range *links {
 		errs = append(errs, l.Close())
 	}
-	p.links = nil
+	*links = nil
 	return errors.Join(errs...)
 }
 
@@ -202,15 +342,23 @@ func (p *Probe) Detach() error {
 func (p *Probe) Start() time.Time { return p.start }
 
 // Hook returns where the probe is attached, e.g. tp_btf/sched_switch.
-func (p *Probe) Hook() string { return p.rung.hook }
+func (p *Probe) Hook() string {
+	hook := p.rung.hook
+	for i, e := range p.rung.extras {
+		if p.Extended(i) {
+			hook += ", " + e.hook
+		}
+	}
+	return hook
+}
 
 // Memory returns what the maps of the probe take of the kernel's memory at present, in bytes.
 func (p *Probe) Memory() uint64 { return mapMemory(p.collection, p.shared) }
 
-// Programs returns the programs that events run.
+// Programs returns the programs that events run, those of extras among them.
 func (p *Probe) Programs() []*ebpf.Program {
 	var list []*ebpf.Program
-	for _, name := range p.rung.programs {
+	for _, name := range p.rung.all(p.lacking) {
 		list = append(list, p.collection.Programs[name])
 	}
 	return list
@@ -238,7 +386,7 @@ func (p *Probe) Sample(shift, salt uint32) error {
 
 // Verdict says how the probe measures: by its best hook, or by another and why.
 func (p *Probe) Verdict(name string) verdict.Verdict {
-	v := verdict.Verdict{Name: name, State: verdict.Active, Hook: p.rung.hook}
+	v := verdict.Verdict{Name: name, State: verdict.Active, Hook: p.Hook()}
 	if p.rung.lacks == "" {
 		return v
 	}
