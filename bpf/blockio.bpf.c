@@ -10,7 +10,7 @@
  *
  * Two more are attached where there is need:
  * - tp_btf/block_rq_issue, for disks whose requests come without io_start_time_ns: the kernel fills it where something
- *   of its own wants statistics (write-back throttling, kyber, bfq, io.cost). It notes the time in a map instead.
+ *   of its own wants statistics (write-back throttling, kyber, bfq, io.cost). It notes the time itself.
  * - tp_btf/block_bio_queue and block_bio_complete, for disks that make no requests (dm, md, zram): the time of their
  *   bios, from one to the other, by a map. The bios of disks that make requests leave both at once.
  *
@@ -28,7 +28,7 @@
 #include "owner.h"
 #include "probe.h"
 
-#define BLOCKIO_PENDING 16384            /* requests, for want of io_start_time_ns */
+#define BLOCKIO_PENDING 13                /* log2 of how many pairs of requests may be with drivers, untimed */
 #define BLOCKIO_MOST_NS 86400000000000ULL /* a longer time is none: a day */
 
 /* Whether control groups tell whose a request is. */
@@ -129,13 +129,22 @@ struct {
 	__type(value, struct blockio_owner);
 } blockio_owners SEC(".maps");
 
-/* blockio_issued has the time that the driver got a request. Requests are made once and used again and again. */
+/* Two requests that are with the driver, by their addresses, and since when. */
+struct blockio_pair {
+	u64 request[2]; /* 0: none */
+	u64 since[2];
+};
+
+/*
+ * blockio_issued has the time that the driver got a request, at the place that its address hashes to, or beside it. A
+ * hash map would take five times as long. Writers do not exclude each other: two requests that hash to the same pair at
+ * the same moment may have each other's time, which is as good, and of three one loses its.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, BLOCKIO_PENDING);
-	__type(key, u64);
-	__type(value, u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << BLOCKIO_PENDING);
+	__type(key, u32);
+	__type(value, struct blockio_pair);
 } blockio_issued SEC(".maps");
 
 /* What is noted of a bio. */
@@ -234,25 +243,59 @@ static __always_inline void blockio_own(struct request *rq, u32 direction, u64 t
 		hist_add_atomic(&owner->time[direction], total, weight);
 }
 
+/* blockio_address returns the address of a request as a number to count with, which the verifier does not let it be. */
+static __always_inline u64 blockio_address(struct request *rq)
+{
+	u64 pointer = (u64)rq, address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), &pointer);
+	return address;
+}
+
+/* blockio_pair returns where the time is noted at which the driver got the request of an address. */
+static __always_inline struct blockio_pair *blockio_pair(u64 address)
+{
+	u32 key = (u32)(address >> 6) * 0x9e3779b1 >> (32 - BLOCKIO_PENDING); /* Fibonacci hashing */
+
+	return bpf_map_lookup_elem(&blockio_issued, &key);
+}
+
+/* blockio_noted returns the noted time at which the driver got a request, and forgets it; 0 if there is none. */
+static __always_inline u64 blockio_noted(struct request *rq)
+{
+	u64 address = blockio_address(rq), since;
+	struct blockio_pair *pair = blockio_pair(address);
+
+	if (!pair)
+		return 0; /* never: all keys exist */
+	if (pair->request[0] == address) {
+		since = pair->since[0];
+		pair->request[0] = 0;
+		return since;
+	}
+	if (pair->request[1] == address) {
+		since = pair->since[1];
+		pair->request[1] = 0;
+		return since;
+	}
+	return 0;
+}
+
 /*
  * blockio_device returns how long the device took of the time since start, or -1 if that is not known. The kernel's two
  * times may be out of order by some us: since Linux 6.9 a task that plugs requests reads the clock once for all of them.
  */
 static __always_inline u64 blockio_device(struct request *rq, struct blockio_ref *ref, u64 start, u64 now)
 {
-	u64 begun = untold ? 0 : rq->io_start_time_ns, key = (u64)rq, *issued;
+	u64 begun = untold ? 0 : rq->io_start_time_ns;
 	bool untimed = !begun;
 
 	if (ref && ref->untimed != untimed)
 		ref->untimed = untimed;
 	if (untimed) {
-		issued = bpf_map_lookup_elem(&blockio_issued, &key);
-		if (!issued)
-			return -1;
-		begun = *issued;
-		bpf_map_delete_elem(&blockio_issued, &key);
+		begun = blockio_noted(rq);
 		if (begun < start)
-			return -1; /* of an earlier use of the request */
+			return -1; /* none, or of an earlier use of the request */
 	}
 	if (begun < start)
 		begun = start;
@@ -349,17 +392,28 @@ int BPF_PROG(blockio_done, struct request *rq, int error, unsigned int bytes)
 static __always_inline void blockio_got(struct probe_cpu *c, struct request *rq)
 {
 	u32 op = rq->cmd_flags & REQ_OP_MASK;
-	u64 key = (u64)rq, now;
+	struct blockio_pair *pair;
 	struct blockio_ref *ref;
+	u64 address;
 
 	if (op >= REQ_OP_OTHERS)
 		return;
 	ref = blockio_find(rq->q->disk, blockio_direction(op));
 	if (!ref || !ref->untimed)
 		return;
-	now = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&blockio_issued, &key, &now, BPF_ANY))
-		count(&c->lost); /* its total time will be known all the same */
+	address = blockio_address(rq);
+	pair = blockio_pair(address);
+	if (!pair)
+		return; /* never: all keys exist */
+	if (!pair->request[0] || pair->request[0] == address) {
+		pair->since[0] = bpf_ktime_get_ns();
+		pair->request[0] = address;
+		return;
+	}
+	if (pair->request[1] && pair->request[1] != address)
+		count(&c->lost); /* how long the device takes for that one; its whole time will be known all the same */
+	pair->since[1] = bpf_ktime_get_ns();
+	pair->request[1] = address;
 }
 
 SEC("tp_btf/block_rq_issue")

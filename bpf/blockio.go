@@ -61,11 +61,13 @@ type blockIODisk struct {
 	Name          [4]uint64 // bytes
 }
 
-// What beside the direction is in a tag, and the slots of disks that found no other, by tag: see bpf/blockio.bpf.c.
+// BlockIOOthers is how many slots, the first, are of disks that found no other, by direction and kind.
+const BlockIOOthers = 8
+
+// What beside the direction is in a tag: see bpf/blockio.bpf.c.
 const (
 	blockIOBios    = 4
 	blockIOStacked = 8
-	blockIOOthers  = 8
 )
 
 const (
@@ -135,7 +137,7 @@ func NewBlockIO(k *Kernel, opts BlockIOOptions) (*BlockIO, error) {
 }
 
 func newBlockIO(k *Kernel, opts BlockIOOptions, rungs []rung) (*BlockIO, error) {
-	slots, owners := blockIOOthers+blockIODirections*min(max(2*opts.Disks, leastDisks), mostDisks), 1
+	slots, owners := BlockIOOthers+blockIODirections*min(max(2*opts.Disks, leastDisks), mostDisks), 1
 	if opts.Owned {
 		owners = k.slots()
 	}
@@ -192,7 +194,7 @@ func sizeBlockIO(spec *ebpf.CollectionSpec, slots, owners int, owned bool) error
 // prepareBlockIO tells the programs when they were attached, and at first which slots are free.
 func prepareBlockIO(p *Probe, slots int, first bool) error {
 	free := p.collection.Maps[gen.BlockioMapBlockioFree]
-	for slot := uint32(blockIOOthers); first && slot < uint32(slots); slot++ {
+	for slot := uint32(BlockIOOthers); first && slot < uint32(slots); slot++ {
 		if err := free.Put(nil, slot); err != nil {
 			return fmt.Errorf("hand out slots for disks: %w", err)
 		}
@@ -211,7 +213,7 @@ func (b *BlockIO) Slots() int { return b.counts.Slots() }
 // as Read.
 func (b *BlockIO) Sequence(slot int) uint64 {
 	var d blockIODisk
-	if slot < blockIOOthers || b.disks.Read(slot, &d) != nil {
+	if slot < BlockIOOthers || b.disks.Read(slot, &d) != nil {
 		return 0
 	}
 	return d.Sequence
@@ -219,7 +221,7 @@ func (b *BlockIO) Sequence(slot int) uint64 {
 
 // Disk returns what a slot is of. Of the disks without a slot of their own neither name nor kind is known.
 func (b *BlockIO) Disk(slot int) (BlockDisk, error) {
-	if slot < blockIOOthers {
+	if slot < BlockIOOthers {
 		return BlockDisk{Direction: BlockDirection(slot) % blockDirections, Bios: slot&blockIOBios != 0}, nil
 	}
 	var d blockIODisk

@@ -7,3 +7,4 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem hist_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist HistTest ../hist_test.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs HTTP ../http.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type blockio_slot -type blockio_owner Blockio ../blockio.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" BlockioTest ../blockio_test.bpf.c
