@@ -44,9 +44,6 @@ const volatile u32 disk_shards = 1;
 /* When the probe was attached last, by bpf_ktime_get_ns(). What was noted before may be of another bio. */
 volatile u64 blockio_since;
 
-/* Set when there is no slot left; user space sets it back. */
-volatile u32 blockio_full;
-
 enum blockio_direction {
 	BLOCKIO_READ,
 	BLOCKIO_WRITE,
@@ -75,7 +72,7 @@ struct blockio_slot {
 /* Whose a slot is. */
 struct blockio_disk {
 	u64 sequence; /* number of the disk, which no other gets (/sys/block/NAME/diskseq); 0: nobody's */
-	u64 tag;      /* direction and flags */
+	u64 tag;      /* direction and flags; of the first slot: there is none left, until user space sets it back */
 	char name[32];
 };
 
@@ -184,12 +181,12 @@ static __always_inline bool blockio_stacked(struct gendisk *disk)
 static __noinline struct blockio_ref *blockio_claim(struct gendisk *disk, u64 key, u32 tag)
 {
 	struct blockio_ref ref = {};
-	struct blockio_disk *whose;
+	struct blockio_disk *whose, *full = bpf_map_lookup_elem(&blockio_disks, &ref.slot);
 
-	if (blockio_full)
+	if (!full || full->tag)
 		return NULL;
 	if (bpf_map_pop_elem(&blockio_free, &ref.slot)) {
-		blockio_full = 1;
+		full->tag = 1;
 		return NULL;
 	}
 	whose = bpf_map_lookup_elem(&blockio_disks, &ref.slot);
@@ -332,7 +329,8 @@ static __always_inline void blockio_timed(struct probe_cpu *c, struct request *r
 		blockio_own(rq, BLOCKIO_FLUSH, total, weight);
 		return;
 	}
-	blockio_own(rq, direction, total, weight);
+	if (direction != BLOCKIO_FLUSH)
+		blockio_own(rq, direction, total, weight); /* the disk's command is nobody's */
 	if (!slot)
 		return; /* no such slot */
 	hist_add_atomic(&slot->total, total, weight);

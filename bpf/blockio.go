@@ -68,6 +68,7 @@ const BlockIOOthers = 8
 const (
 	blockIOBios    = 4
 	blockIOStacked = 8
+	blockIOFull    = 0 // the slot whose tag says that there is none left
 )
 
 const (
@@ -255,11 +256,11 @@ func (b *BlockIO) Free(slot int) error {
 	if err := b.free.Put(nil, uint32(slot)); err != nil {
 		return fmt.Errorf("give back the slot of a disk: %w", err)
 	}
-	return b.collection.Variables[gen.BlockioVarBlockioFull].Set(uint32(0))
+	return b.disks.Clear(blockIOFull)
 }
 
 // Full says whether a disk found no slot.
 func (b *BlockIO) Full() bool {
-	var full uint32
-	return b.collection.Variables[gen.BlockioVarBlockioFull].Get(&full) == nil && full != 0
+	var d blockIODisk
+	return b.disks.Read(blockIOFull, &d) == nil && d.Tag != 0
 }

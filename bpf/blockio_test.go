@@ -69,7 +69,34 @@ func diskstat(tb testing.TB, d *blocktest.Device) [blockDirections]blocktest.Cou
 }
 
 // tally lets something happen, waits until the probe and the kernel have counted it, and returns what they did.
+//
+// On two CPUs, Linux 6.18 at times does not call a tracepoint for some tenths of a millisecond, for any of its programs:
+// ten of 100,000 requests. So what does not agree gets another two chances. (The same is with sched_switch.)
 func (b *BlockIO) tally(tb testing.TB, d *blocktest.Device, happens func()) (t tally) {
+	tb.Helper()
+	for range 3 {
+		if t = b.tallyOnce(tb, d, happens); t.agrees() {
+			break
+		}
+	}
+	return t
+}
+
+// agrees says whether both accounts have as many requests. The kernel counts those that wait for a flush as writes.
+func (t *tally) agrees() bool {
+	for i := range t.probe {
+		waiting := uint64(0)
+		if BlockDirection(i) == BlockWrite {
+			waiting = t.kernel[BlockFlush].Operations
+		}
+		if n := t.probe[i].Total.Count(); n > t.kernel[i].Operations || n+waiting < t.kernel[i].Operations {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *BlockIO) tallyOnce(tb testing.TB, d *blocktest.Device, happens func()) (t tally) {
 	tb.Helper()
 	probe, kernel := b.of(tb, d.Name), diskstat(tb, d)
 	happens()
@@ -151,7 +178,7 @@ func TestBlockIOAgreesWithDiskstats(t *testing.T) {
 	}
 }
 
-// Thousands of small requests one after the other are all counted.
+// Thousands of small requests are all counted.
 func TestBlockIOCountsAll(t *testing.T) {
 	b, d := openBlockIO(t, &Kernel{}, BlockIOOptions{}), blocktest.Disk(t)
 	got := b.tally(t, d, func() {
@@ -164,11 +191,11 @@ func TestBlockIOCountsAll(t *testing.T) {
 		n, want := got.probe[direction].Total.Count(), got.kernel[direction].Operations
 		t.Logf("%d %ss of %d, %d missed", n, direction, want, missed)
 		if want < 10000 || want-n > missed {
-			t.Errorf("%d %ss and %d missed, the kernel counted %d", n, direction, missed, want)
+			t.Errorf("%d %ss and %d missed, the kernel counted %d: %+v", n, direction, missed, want, b.Counts())
 		}
 	}
 	if missed > 20 {
-		t.Errorf("the kernel kept %d events from the probe", missed)
+		t.Errorf("the kernel kept %d events from the program since it was running", missed)
 	}
 }
 
@@ -244,6 +271,7 @@ func TestBlockIOErrors(t *testing.T) {
 	d := blocktest.Loop(t, folder, unix.LO_FLAGS_AUTOCLEAR)
 	failed := uint64(0)
 	got := b.tally(t, d, func() {
+		failed = 0
 		for offset := int64(0); offset < 4<<20; offset += 1 << 18 {
 			if d.Write(offset, blocktest.Block*64) != nil {
 				failed++
@@ -310,6 +338,7 @@ func TestBlockIOQueueTime(t *testing.T) {
 	d := blocktest.Disk(t)
 	d.Set(t, "scheduler", "mq-deadline")
 	d.Set(t, "nomerges", "2")
+	d.Set(t, "nr_requests", "1024") // the scheduler takes; the driver takes 128 or 256
 	kernels, own := openBlockIO(t, &Kernel{}, BlockIOOptions{}), openBlockIO(t, &Kernel{}, BlockIOOptions{untold: true})
 	for _, b := range []*BlockIO{kernels, own} {
 		if err := b.Extend(BlockIOIssue, true); err != nil {
@@ -318,7 +347,7 @@ func TestBlockIOQueueTime(t *testing.T) {
 	}
 	own.tally(t, d, func() { d.Times(t, 1, d.Read) }) // tells that there is need for it
 	before := kernels.of(t, d.Name)
-	const reads = 400 // the driver takes 128
+	const reads = 800
 	got := own.tally(t, d, func() { d.Flood(t, blocktest.FloodRead, reads, 1<<17) })
 	queue := [2]uint64{got.probe[BlockRead].Queue.SumNs}
 	now := kernels.of(t, d.Name)
@@ -332,7 +361,7 @@ func TestBlockIOQueueTime(t *testing.T) {
 	if queue[0] < r.Total.SumNs/20 {
 		t.Errorf("no queue: %d ns of %d", queue[0], r.Total.SumNs)
 	}
-	if !within(queue[1], queue[0], 0.1) {
+	if !within(queue[1], queue[0], 0.25) { // it may read the clock once for many that are handed in at once
 		t.Errorf("%d ns in the queue, by the kernel's account %d ns", queue[0], queue[1])
 	}
 }
@@ -513,14 +542,14 @@ func TestBlockIOOwners(t *testing.T) {
 	}
 	b, d := openBlockIO(t, k, BlockIOOptions{Owned: true}), blocktest.Disk(t)
 	move(group)
-	b.tally(t, d, func() {
+	b.tallyOnce(t, d, func() {
 		d.Times(t, 60, d.Read)
 		if err := d.File.Sync(); err != nil {
 			t.Fatal(err)
 		}
 	})
 	move(tree)
-	b.tally(t, d, func() { d.Times(t, 30, d.Write) })
+	b.tallyOnce(t, d, func() { d.Times(t, 30, d.Write) })
 	want := [2][BlockDiscard]uint64{{BlockWrite: 30}, {BlockRead: 60}}
 	if s, _ := os.ReadFile(d.Knob("write_cache")); strings.Contains(string(s), "back") {
 		want[1][BlockFlush] = 1

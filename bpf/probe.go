@@ -96,8 +96,10 @@ func (d *design) open(k *Kernel) (*Probe, error) {
 
 // try loads and attaches a probe by one rung.
 func (d *design) try(k *Kernel, r *rung) (*Probe, error) {
-	p := &Probe{rung: *r, needs: d.needs, name: d.name, attaching: d.attaching,
-		wanted: make([]bool, len(r.extras)), extended: make([][]io.Closer, len(r.extras))}
+	p := &Probe{
+		rung: *r, needs: d.needs, name: d.name, attaching: d.attaching,
+		wanted: make([]bool, len(r.extras)), extended: make([][]io.Closer, len(r.extras)),
+	}
 	if err := p.load(k, d); err != nil {
 		return nil, errors.Join(unavailable("load "+d.name, err, d.needs...), p.Close())
 	}
@@ -343,13 +345,13 @@ func (p *Probe) Start() time.Time { return p.start }
 
 // Hook returns where the probe is attached, e.g. tp_btf/sched_switch.
 func (p *Probe) Hook() string {
-	hook := p.rung.hook
+	hooks := []string{p.rung.hook}
 	for i, e := range p.rung.extras {
 		if p.Extended(i) {
-			hook += ", " + e.hook
+			hooks = append(hooks, e.hook)
 		}
 	}
-	return hook
+	return strings.Join(hooks, ", ")
 }
 
 // Memory returns what the maps of the probe take of the kernel's memory at present, in bytes.

@@ -52,7 +52,6 @@ const (
 	BlockioProgBlockioDone  = "blockio_done"
 	BlockioProgBlockioIssue = "blockio_issue"
 	BlockioProgBlockioQueue = "blockio_queue"
-	BlockioVarBlockioFull   = "blockio_full"
 	BlockioVarBlockioSince  = "blockio_since"
 	BlockioVarDiskShards    = "disk_shards"
 	BlockioVarDiskSlots     = "disk_slots"
@@ -131,7 +130,6 @@ type BlockioMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BlockioVariableSpecs struct {
-	BlockioFull  *ebpf.VariableSpec `ebpf:"blockio_full"`
 	BlockioSince *ebpf.VariableSpec `ebpf:"blockio_since"`
 	DiskShards   *ebpf.VariableSpec `ebpf:"disk_shards"`
 	DiskSlots    *ebpf.VariableSpec `ebpf:"disk_slots"`
@@ -192,7 +190,6 @@ func (m *BlockioMaps) Close() error {
 //
 // It can be passed to LoadBlockioObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BlockioVariables struct {
-	BlockioFull  *ebpf.Variable `ebpf:"blockio_full"`
 	BlockioSince *ebpf.Variable `ebpf:"blockio_since"`
 	DiskShards   *ebpf.Variable `ebpf:"disk_shards"`
 	DiskSlots    *ebpf.Variable `ebpf:"disk_slots"`

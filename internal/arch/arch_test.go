@@ -33,6 +33,7 @@ var rules = []rule{
 	{folder: "internal/slo"},
 	{folder: "internal/spool"},
 	{folder: "internal/testneed"},
+	{folder: "internal/blocktest", imports: []string{"internal/testneed"}},
 	{folder: "internal/arch"},
 	{folder: "internal/tools/testreport"},
 	{folder: "internal/config", imports: []string{"internal/metric", "internal/slo"}},

@@ -18,8 +18,10 @@ import (
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
-// Size is the size of the devices, and Block that of most I/O that tests do.
-const Size, Block = 16 << 20, 4096
+const (
+	Size  = 16 << 20 // of the devices
+	Block = 4096     // of most I/O that tests do
+)
 
 // Threads is how many threads Load has.
 const Threads = 4
@@ -197,19 +199,19 @@ const (
 func (d *Device) Flood(tb testing.TB, opcode uint16, n, size int) {
 	tb.Helper()
 	type iocb struct { // struct iocb in linux/aio_abi.h
-		data, key      uint64
-		opcode, prio   uint16
-		fd             uint32
-		buf, nbytes    uint64
-		offset, _      int64
-		flags, eventfd uint32
+		_           [2]uint64
+		opcode, _   uint16
+		fd          uint32
+		buf, nbytes uint64
+		offset      int64
+		_           [2]uint64
 	}
 	type event struct{ data, object, result, result2 uint64 }
 	var queue uintptr
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, uintptr(n), uintptr(unsafe.Pointer(&queue)), 0); errno != 0 {
 		tb.Skip("no asynchronous I/O:", errno)
 	}
-	defer unix.Syscall(unix.SYS_IO_DESTROY, queue, 0, 0)
+	defer func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, queue, 0, 0) }() // it exists
 	requests, pointers := make([]iocb, n), make([]*iocb, n)
 	for i := range requests {
 		requests[i] = iocb{
