@@ -357,6 +357,10 @@ static __always_inline void blockio_completed(struct probe_cpu *c, struct reques
 		return; /* a command, no I/O */
 	if (part && !failed)
 		return; /* it counts when the rest is complete */
+	if (!rq->q->disk->diskseq) {
+		count(&c->unmatched); /* of no disk, or one that is gone */
+		return;
+	}
 	if (!failed) {
 		weight = probe_weight(c);
 		if (!weight)

@@ -22,7 +22,7 @@ import (
 // BlockIOName is the block I/O collector's name in verdicts, BlockIOOwnersName that of its attribution.
 const (
 	BlockIOName       = "latency/blockio"
-	BlockIOOwnersName = "latency/blockio/attribution"
+	BlockIOOwnersName = "latency/blockio/owners"
 )
 
 // Attributes of block I/O, as collector/host has them, and the kind of a disk: what is stacked counts the I/O again that
@@ -99,9 +99,9 @@ func (d Deps) NewBlockIO(env collector.Env) (collector.Collector, error) {
 	c.common = d.watch("blockio", c.probe.Probe, true)
 	c.slots, c.last = make([]blockSlot, c.probe.Slots()), c.probe.Start()
 	c.families = declareBlockIO(env.Metrics)
+	container := declareBlockOwner(env.Metrics)
 	if c.attribute && c.nobody == nil {
-		c.ledger = newLedger(env, d.Attribution, c.probe.Owners, c.probe.Start(), nil, declareBlockOwner(env.Metrics),
-			blockOwner.store)
+		c.ledger = newLedger(env, d.Attribution, c.probe.Owners, c.probe.Start(), nil, container, blockOwner.store)
 	}
 	if err := c.look(); err != nil { // so that disks which make no requests count from the start
 		return nil, errors.Join(err, c.Close())
