@@ -70,8 +70,8 @@ func diskstat(tb testing.TB, d *blocktest.Device) [blockDirections]blocktest.Cou
 
 // tally lets something happen, waits until the probe and the kernel have counted it, and returns what they did.
 //
-// On two CPUs, Linux 6.18 at times does not call a tracepoint for some tenths of a millisecond, for any of its programs:
-// ten of 100,000 requests. So what does not agree gets another two chances. (The same is with sched_switch.)
+// On two CPUs, Linux 6.18 at times runs no program at a tracepoint for some tenths of a millisecond (bpf/README.md). So what
+// does not agree gets another two chances.
 func (b *BlockIO) tally(tb testing.TB, d *blocktest.Device, happens func()) (t tally) {
 	tb.Helper()
 	for range 3 {

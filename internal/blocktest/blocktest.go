@@ -18,6 +18,7 @@ import (
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
+// Sizes in bytes.
 const (
 	Size  = 16 << 20 // of the devices
 	Block = 4096     // of most I/O that tests do
