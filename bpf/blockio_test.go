@@ -144,8 +144,8 @@ func TestBlockIOAgreesWithDiskstats(t *testing.T) {
 	b, d := openBlockIO(t, &Kernel{}, BlockIOOptions{}), blocktest.Disk(t)
 	got := b.tally(t, d, func() {
 		for begin := diskstat(t, d); ; {
-			d.Flood(t, blocktest.FloodRead, 64, 1<<16)
-			d.Flood(t, blocktest.FloodWrite, 64, 1<<16)
+			d.Flood(t, blocktest.FloodRead, 256, 1<<16)
+			d.Flood(t, blocktest.FloodWrite, 256, 1<<16)
 			now := diskstat(t, d)
 			if min(now[BlockRead].Milliseconds-begin[BlockRead].Milliseconds,
 				now[BlockWrite].Milliseconds-begin[BlockWrite].Milliseconds) >= 300 { // of which the kernel may round off one
