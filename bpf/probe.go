@@ -290,11 +290,14 @@ func (p *Probe) attachAll(links []io.Closer, hook string, programs []string) ([]
 // Extend attaches or detaches the programs of an extra, given by its place in the rung. While the probe is detached, they
 // wait for Attach. The error is a *verdict.UnavailableError where the kernel lacks something.
 func (p *Probe) Extend(i int, on bool) error {
-	if i >= len(p.rung.extras) {
-		return &verdict.UnavailableError{Reason: p.rung.lacks}
-	}
-	if p.lacking[i] != nil {
+	switch {
+	case i < len(p.rung.extras) && p.lacking[i] == nil:
+	case !on:
+		return nil // it never was
+	case i < len(p.rung.extras):
 		return p.lacking[i]
+	default:
+		return &verdict.UnavailableError{Reason: p.rung.lacks}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

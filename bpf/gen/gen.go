@@ -11,3 +11,5 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem dns -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" DNS ../dns.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem drops -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Drops ../drops.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem pktread -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Pktread ../pktread.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type blockio_slot -type blockio_owner Blockio ../blockio.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" BlockioTest ../blockio_test.bpf.c

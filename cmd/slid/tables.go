@@ -43,6 +43,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		// Before the probes, which then tell apart the units and containers.
 		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.NewAttribution},
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
+		{Name: latency.BlockIOName, Class: metric.ClassLatency, Budget: 4000, New: d.NewBlockIO},
 		{Name: latency.TCPName, Class: metric.ClassLatency, Budget: 10000, New: d.NewTCP},
 		{Name: latency.DNSName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewDNS},
 		{Name: latency.DropsName, Class: metric.ClassLatency, Budget: 5000, OptIn: true, New: d.NewDrops},
@@ -67,7 +68,7 @@ func formats() []option[text.Format] {
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
-		gen.LoadOwner, gen.LoadRunqueue, gen.LoadTCP, gen.LoadHTTP,
+		gen.LoadOwner, gen.LoadRunqueue, gen.LoadBlockio, gen.LoadTCP, gen.LoadHTTP,
 		gen.LoadDNS, gen.LoadDrops, gen.LoadPktread, gen.LoadAccept,
 	}
 }

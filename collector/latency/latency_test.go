@@ -206,10 +206,19 @@ func TestCollectAllocatesNothing(t *testing.T) {
 func collectsWithoutAllocating(t *testing.T, name string, env collector.Env, c collector.Collector) {
 	t.Helper()
 	collect(t, c, env) // the first time may make registers
-	n := testing.AllocsPerRun(100, func() { _ = c.Collect(context.Background(), time.Now()) })
-	if n != 0 {
+	if n := allocations(func() { _ = c.Collect(context.Background(), time.Now()) }); n != 0 {
 		t.Errorf("%s: Collect allocates %v times", name, n)
 	}
+}
+
+// allocations returns how often f allocates. Other goroutines, such as the meter's, allocate now and then: the least of
+// several rounds is f's own.
+func allocations(f func()) float64 {
+	least := testing.AllocsPerRun(50, f)
+	for range 5 {
+		least = min(least, testing.AllocsPerRun(50, f))
+	}
+	return least
 }
 
 func BenchmarkRunQueueCollect(b *testing.B) {

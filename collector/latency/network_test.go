@@ -116,7 +116,7 @@ func TestDropsExports(t *testing.T) {
 	checkVerdict(t, c, DropsName)
 	// Reasons that occur for the first time on a busy machine make a register.
 	for range 10 {
-		if allocations := testing.AllocsPerRun(100, func() { collect(t, c, env) }); allocations == 0 {
+		if allocations(func() { collect(t, c, env) }) == 0 {
 			return
 		}
 	}

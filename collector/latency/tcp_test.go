@@ -170,7 +170,7 @@ func TestTCPCollectAllocatesNothing(t *testing.T) {
 	defer client.Close()
 	v.collect() // the first time may make registers
 	c := v.tcp
-	n := testing.AllocsPerRun(100, func() {
+	n := allocations(func() {
 		c.next = time.Time{}
 		_ = c.Collect(context.Background(), time.Now())
 	})

@@ -60,6 +60,7 @@ const (
 	keyDevice        = attribute.Key("system.device")
 	keyInterface     = attribute.Key("network.interface.name")
 	keyDiskDirection = attribute.Key("disk.io.direction")
+	keyDeviceKind    = attribute.Key("linux.device.kind")
 	keyNetDirection  = attribute.Key("network.io.direction")
 	keyPressure      = attribute.Key("system.pressure.resource")
 	keyScope         = attribute.Key("system.pressure.scope")
@@ -72,6 +73,8 @@ const (
 // probes are the kernel latencies of a report: metrics of the host that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+	{"system.disk.linux.request.queue_duration", "disk_queue", "disk queue"},
+	{"system.disk.linux.request.device_duration", "disk_device", "disk device"},
 	{"system.network.tcp.linux.connect.duration", "tcp_connect", "TCP connect"},
 	{"system.network.tcp.linux.rtt", "tcp_rtt", "TCP round trip"},
 	{"system.dns.linux.query.duration", "dns", "DNS query"},

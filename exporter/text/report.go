@@ -3,6 +3,8 @@ package text
 import (
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -167,7 +169,9 @@ func (w window) latencies() []Latency {
 	list := []Latency{}
 	for _, p := range probes {
 		t := w.to.find(func(t *target) bool { return t.has(p.metric) })
-		d, ok := w.distribution(t, p.metric, anySeries)
+		d, ok := w.distribution(t, p.metric, func(attrs attribute.Set) bool {
+			return text(attrs, keyDeviceKind) != "stacked" // the disks below it count the same I/O
+		})
 		if !ok {
 			continue
 		}

@@ -34,6 +34,7 @@ var rules = []rule{
 	{folder: "internal/spool"},
 	{folder: "internal/testneed"},
 	{folder: "internal/pairtest"},
+	{folder: "internal/blocktest", imports: []string{"internal/testneed"}},
 	{folder: "internal/arch"},
 	{folder: "internal/tools/testreport"},
 	{folder: "internal/tools/kernels"},
