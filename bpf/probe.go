@@ -155,8 +155,11 @@ func (r *rung) check(types *btf.Spec) error {
 	return nil
 }
 
-// Attach attaches the programs again after Detach.
+// Attach attaches the programs again after Detach. What they noted before of operations under way is void then.
 func (p *Probe) Attach() error {
+	if err := p.newEpoch(); err != nil {
+		return err
+	}
 	for _, name := range p.rung.programs {
 		if p.start.IsZero() {
 			p.start = time.Now()
@@ -168,6 +171,22 @@ func (p *Probe) Attach() error {
 		p.links = append(p.links, l)
 	}
 	return nil
+}
+
+// probeEpoch is the variable of include/span.h, which probes of operations with a begin and an end have.
+const probeEpoch = "probe_epoch"
+
+// newEpoch makes the programs forget what began before they were detached.
+func (p *Probe) newEpoch() error {
+	v := p.collection.Variables[probeEpoch]
+	if v == nil {
+		return nil
+	}
+	var epoch uint32
+	if err := v.Get(&epoch); err != nil {
+		return err
+	}
+	return v.Set(epoch + 1)
 }
 
 // attach attaches a program by the kind of it that its section names.

@@ -72,4 +72,6 @@ const (
 // probes are the kernel latencies of a report: metrics that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
+	{"system.cpu.linux.softirq.wait_duration", "softirq_wait", "soft interrupt wait"},
+	{"system.cpu.linux.softirq.service_duration", "softirq_service", "soft interrupt work"},
 }

@@ -1,0 +1,71 @@
+package bpf
+
+import (
+	"math"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// spanNumber decodes a number of a file of the kernel.
+func spanNumber(tb testing.TB, s string) uint64 {
+	tb.Helper()
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+// spanMissed returns how many runs of the programs the kernel left out because another was running.
+func spanMissed(tb testing.TB, p *Probe) (n uint64) {
+	tb.Helper()
+	for _, program := range p.Programs() {
+		s, err := program.Stats()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		n += s.RecursionMisses
+	}
+	return n
+}
+
+// spanLongest returns the lower bound of the highest bucket that grew.
+func spanLongest(after, before *Hist) time.Duration {
+	for b := len(after.Buckets) - 1; b >= 0; b-- {
+		if after.Buckets[b] != before.Buckets[b] {
+			return time.Duration(math.Exp2(float64(b-192)/8) * float64(time.Second))
+		}
+	}
+	return 0
+}
+
+// spanStats makes the kernel measure programs until the returned function is called.
+func spanStats(b *testing.B) func() {
+	b.Helper()
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Skip("bpf statistics:", err)
+	}
+	return func() { stats.Close() }
+}
+
+// spanReport reports the mean time of a run of each program of a probe, and of all runs of an iteration.
+func spanReport(b *testing.B, p *Probe) {
+	b.Helper()
+	var sum time.Duration
+	for i, program := range p.Programs() {
+		s, err := program.Stats()
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += s.Runtime
+		if s.RunCount > 0 {
+			b.ReportMetric(float64(s.Runtime)/float64(s.RunCount), p.rung.programs[i]+"-ns/run")
+		}
+	}
+	b.ReportMetric(float64(sum)/float64(b.N), "bpf-ns/op")
+}
