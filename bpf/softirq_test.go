@@ -169,7 +169,7 @@ func softIRQTime(tb testing.TB) uint64 {
 }
 
 // The time at work is that of /proc/stat as far as its accounting goes: most kernels look once in a tick what the CPU is
-// doing, and so may miss half.
+// doing, and see what is shorter than that by chance.
 func TestSoftIRQTimeAgreesWithProcStat(t *testing.T) {
 	const most = 30 * time.Second
 	s := openSoftIRQ(t, SoftIRQOptions{OnlyCPU: 1})
@@ -189,7 +189,7 @@ func TestSoftIRQTimeAgreesWithProcStat(t *testing.T) {
 	if stat < uint64(time.Second) {
 		t.Skipf("/proc/stat tells of %v only in %v: too little to compare", time.Duration(stat), most)
 	}
-	if ns > 2*stat || stat > 2*ns {
+	if ns > 3*stat || stat > 3*ns {
 		t.Errorf("%v at work, /proc/stat says %v", time.Duration(ns), time.Duration(stat))
 	}
 }

@@ -149,6 +149,9 @@ static __always_inline void syscalls_count(u32 slot, u64 ns, u64 n, u64 error)
 	struct syscalls_owner *owner = bpf_map_lookup_elem(&syscalls_table, &owner_key);
 	struct syscalls_slot *host = bpf_map_lookup_elem(&syscalls_host, &host_key);
 
+	/* What is checked must be what is used: Linux 6.1 does not see that copies are bounded too. */
+	barrier_var(slot);
+	barrier_var(error);
 	if (!host || !owner || slot >= SYSCALLS_NAMES)
 		return; /* user space hands out no slots beyond the tables */
 	hist_add_atomic(&host->duration, ns, n);

@@ -46,6 +46,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.SoftIRQName, Class: metric.ClassLatency, Budget: 20, OptIn: true, New: d.NewSoftIRQ},
 		{Name: latency.LockName, Class: metric.ClassLatency, Budget: 4000, OptIn: true, New: d.NewLock},
 		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: systemCalls(d, c)},
+		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
@@ -64,7 +65,7 @@ func formats() []option[text.Format] {
 
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
-	return []func() (*ebpf.CollectionSpec, error){gen.LoadOwner, gen.LoadRunqueue, gen.LoadHTTP, gen.LoadSoftirq, gen.LoadLock, gen.LoadSyscalls}
+	return []func() (*ebpf.CollectionSpec, error){gen.LoadOwner, gen.LoadRunqueue, gen.LoadHTTP, gen.LoadSoftirq, gen.LoadLock, gen.LoadSyscalls, gen.LoadFsops}
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)

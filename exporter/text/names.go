@@ -76,4 +76,5 @@ var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.softirq.service_duration", "softirq_service", "soft interrupt work"},
 	{"system.linux.lock.wait_duration", "lock", "kernel lock wait"},
 	{"system.linux.syscall.duration", "syscalls", "system calls"},
+	{"system.filesystem.linux.operation.duration", "fsops", "filesystem operations"},
 }
