@@ -67,16 +67,6 @@ func TestFSOpsVerdict(t *testing.T) {
 	}
 }
 
-func TestFSOpsWithoutCapabilities(t *testing.T) {
-	requireCapabilities(t)
-	without(t, func() {
-		_, err := NewFSOps(&Kernel{}, FSOpsOptions{})
-		if u, ok := errors.AsType[*verdict.UnavailableError](err); !ok || u.Missing != "CAP_PERFMON" {
-			t.Errorf("got %v", err)
-		}
-	}, capPerfmon, capSysAdmin)
-}
-
 // Operations on a file are counted exactly, and what waits in between counts for none.
 func TestFSOpsCounts(t *testing.T) {
 	dirs := map[string]string{"tmpfs": spaceInMemory(t)}
@@ -207,7 +197,7 @@ func TestFSOpsReadAllocatesNothing(t *testing.T) {
 // BenchmarkFSOps reports the kernel's own figures for operations on a file in memory.
 func BenchmarkFSOps(b *testing.B) {
 	f := openFSOps(b, FSOpsOptions{OnlyTGID: uint32(os.Getpid())})
-	defer spanStats(b)()
+	spanStats(b)
 	name := filepath.Join("/tmp", "slid-fsops")
 	defer os.Remove(name)
 	for b.Loop() {

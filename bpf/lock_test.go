@@ -34,6 +34,24 @@ func (l *Lock) mustRead(tb testing.TB, kind int) (h Hist) {
 	return h
 }
 
+// checkOwners checks that the waits of owners are those of the host. Threads of the runtime may wait meanwhile.
+func (l *Lock) checkOwners(t *testing.T, kind int) {
+	t.Helper()
+	var owner LockCounts
+	var host Hist
+	for range 20 {
+		if err := l.Read(RestSlot, &owner); err != nil {
+			t.Fatal(err)
+		}
+		host = l.mustRead(t, kind)
+		if owner.Waits[kind] == host.Count() && owner.WaitNS[kind] == host.SumNs {
+			return
+		}
+	}
+	t.Errorf("kind %d: owners have %d waits, %d ns; the host has %d, %d ns",
+		kind, owner.Waits[kind], owner.WaitNS[kind], host.Count(), host.SumNs)
+}
+
 // A faultTrap is a page whose first touch stops the toucher until the test lets it go on (ioctl_userfaultfd(2)). So the
 // kernel holds what it holds while it copies from the page as long as the test wants.
 type faultTrap struct {
@@ -119,16 +137,18 @@ func contend(operation func() error) *contender {
 	return c
 }
 
-// asleep waits until the contender sleeps uninterruptibly.
+// asleep waits until the contender sleeps uninterruptibly, and not for a moment only.
 func (c *contender) asleep(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	asleep := 0
+	for deadline := time.Now().Add(20 * time.Second); asleep < 5; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", c.tid))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if state := stat[bytes.LastIndexByte(stat, ')')+2]; state == 'D' {
-			return
+		asleep++
+		if state := stat[bytes.LastIndexByte(stat, ')')+2]; state != 'D' {
+			asleep = 0
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("the contender does not sleep: %s", stat)
@@ -193,19 +213,11 @@ func TestLockMeasuresWaits(t *testing.T) {
 				// The runtime's own threads may wait for a lock too, for some microseconds.
 				n, ns := after.Count()-before.Count(), time.Duration(after.SumNs-before.SumNs)
 				t.Logf("%d waits, %v; by the test's clock %v to %v", n, ns, want.atLeast, want.atMost)
-				if n == 0 || n > 3 || ns < want.atLeast || ns > want.atMost+hold/10 {
+				if n == 0 || n > 10 || ns < want.atLeast || ns > want.atMost+hold/10 {
 					t.Errorf("%d waits, %v; by the test's clock one of %v to %v", n, ns, want.atLeast, want.atMost)
 				}
 			}
-			var owner LockCounts
-			if err := l.Read(RestSlot, &owner); err != nil {
-				t.Fatal(err)
-			}
-			h := l.mustRead(t, c.kind)
-			if owner.Waits[c.kind] != h.Count() || owner.WaitNS[c.kind] != h.SumNs {
-				t.Errorf("owners have %d waits, %d ns; the host has %d, %d ns",
-					owner.Waits[c.kind], owner.WaitNS[c.kind], h.Count(), h.SumNs)
-			}
+			l.checkOwners(t, c.kind)
 			if n := l.Counts(); n.Discarded != 0 || n.Lost != 0 {
 				t.Errorf("discarded or lost some: %+v", n)
 			}
@@ -275,17 +287,13 @@ func TestLockUnderContention(t *testing.T) {
 		c.wait(t)
 	}
 	elapsed := time.Since(begin)
-	var owner LockCounts
-	if err := l.Read(RestSlot, &owner); err != nil {
-		t.Fatal(err)
-	}
 	var waited time.Duration
 	for kind := range LockKinds {
 		h := l.mustRead(t, kind)
 		t.Logf("kind %d: %d waits, %v", kind, h.Count(), time.Duration(h.SumNs))
 		waited += time.Duration(h.SumNs)
-		if kind < LockTaskKinds && (owner.Waits[kind] != h.Count() || owner.WaitNS[kind] != h.SumNs) {
-			t.Errorf("kind %d: owners have %d waits, %d ns", kind, owner.Waits[kind], owner.WaitNS[kind])
+		if kind < LockTaskKinds {
+			l.checkOwners(t, kind)
 		}
 	}
 	counts := l.Counts()
@@ -332,7 +340,7 @@ func TestLockReadAllocatesNothing(t *testing.T) {
 // BenchmarkLock reports the kernel's own figure for one run of each program, under contention for folders.
 func BenchmarkLock(b *testing.B) {
 	l := openLock(b, LockOptions{OnlyTGID: uint32(os.Getpid())})
-	defer spanStats(b)()
+	spanStats(b)
 	var list []*contender
 	for i := range 4 {
 		name := filepath.Join("/dev/shm", fmt.Sprintf("slid-lock-%d-%d", os.Getpid(), i))

@@ -102,18 +102,21 @@ func sendFromCPU0(until func() bool) error {
 
 // Of each kind, the probe sees as many rounds of work as /proc/softirqs counts; each has a wait, or is counted as one
 // without a known raise. Both sides are read one after the other, so the probe's growth lies between the least and the
-// most that the kernel's can have been. A round that is under way at a reading is in the kernel's count already.
+// most that the kernel's can have been. A round that is under way at a reading is in the kernel's count already. In one
+// of fifteen runs Linux 6.18 did not call the tracepoints for a few rounds of one kind (7 of 196), as it does not for a
+// few switches (see TestRunQueueAgreesWithSchedstat).
 func TestSoftIRQAgreesWithProcSoftirqs(t *testing.T) {
 	s := openSoftIRQ(t, SoftIRQOptions{OnlyCPU: 1})
+	begin := time.Now()
 	before0 := softIRQsOf(t, 0)
 	from, counts0 := s.mustRead(t), s.Counts()
 	before1 := softIRQsOf(t, 0)
-	begin, sent := time.Now(), 0
+	sent := 0
 	sendToItself(t, func() bool { sent++; return sent > 50000 })
-	elapsed := uint64(time.Since(begin))
 	after0 := softIRQsOf(t, 0)
 	to, counts1 := s.mustRead(t), s.Counts()
 	after1 := softIRQsOf(t, 0)
+	elapsed := uint64(time.Since(begin))
 
 	var waits, works, most uint64
 	for kind := range to {
@@ -121,7 +124,7 @@ func TestSoftIRQAgreesWithProcSoftirqs(t *testing.T) {
 		wait := to[kind].Wait.Count() - from[kind].Wait.Count()
 		low, high := after0[kind]-before1[kind], after1[kind]-before0[kind]
 		t.Logf("kind %d: %d waits, %d rounds; the kernel counted %d to %d", kind, wait, work, low, high)
-		if work+1 < low || work > high+1 {
+		if work+max(10, low/100) < low || work > high+1 {
 			t.Errorf("kind %d: %d rounds, the kernel counted %d to %d", kind, work, low, high)
 		}
 		waits, works, most = waits+wait, works+work, most+high
@@ -138,10 +141,10 @@ func TestSoftIRQAgreesWithProcSoftirqs(t *testing.T) {
 		t.Errorf("discarded or lost some: %+v", counts1)
 	}
 	rounds := to[netRX].Service.Count() - from[netRX].Service.Count()
-	if rounds < 50000 {
+	if rounds < 25000 { // a busy CPU takes several at a time
 		t.Errorf("%d rounds for 50000 datagrams that were sent one by one", rounds)
 	}
-	// Both happen within the system calls: they cannot take longer than these.
+	// One at a time waits, and one is at work: neither can take longer than the time that passed.
 	for name, ns := range map[string]uint64{
 		"wait": to[netRX].Wait.SumNs - from[netRX].Wait.SumNs, "service": to[netRX].Service.SumNs - from[netRX].Service.SumNs,
 	} {
@@ -171,14 +174,14 @@ func softIRQTime(tb testing.TB) uint64 {
 // The time at work is that of /proc/stat as far as its accounting goes: most kernels look once in a tick what the CPU is
 // doing, and see what is shorter than that by chance.
 func TestSoftIRQTimeAgreesWithProcStat(t *testing.T) {
-	const most = 30 * time.Second
+	const least, most = uint64(500 * time.Millisecond), 30 * time.Second
 	s := openSoftIRQ(t, SoftIRQOptions{OnlyCPU: 1})
 	begin := time.Now()
 	stat0, from := softIRQTime(t), s.mustRead(t)
 	turn := 0
 	sendToItself(t, func() bool {
 		turn++
-		return turn%10000 == 0 && (softIRQTime(t)-stat0 >= uint64(time.Second) || time.Since(begin) > most)
+		return turn%10000 == 0 && (softIRQTime(t)-stat0 >= least || time.Since(begin) > most)
 	})
 	stat, to := softIRQTime(t)-stat0, s.mustRead(t)
 	var ns uint64
@@ -186,7 +189,7 @@ func TestSoftIRQTimeAgreesWithProcStat(t *testing.T) {
 		ns += to[kind].Service.SumNs - from[kind].Service.SumNs
 	}
 	t.Logf("probe: %v, /proc/stat: %v, in %v", time.Duration(ns), time.Duration(stat), time.Since(begin))
-	if stat < uint64(time.Second) {
+	if stat < least {
 		t.Skipf("/proc/stat tells of %v only in %v: too little to compare", time.Duration(stat), most)
 	}
 	if ns > 3*stat || stat > 3*ns {
@@ -257,7 +260,7 @@ func TestSoftIRQReadAllocatesNothing(t *testing.T) {
 // BenchmarkSoftIRQ reports the kernel's own figure for one run of each program, and for one datagram.
 func BenchmarkSoftIRQ(b *testing.B) {
 	s := openSoftIRQ(b, SoftIRQOptions{})
-	defer spanStats(b)()
+	spanStats(b)
 	sendToItself(b, func() bool { return !b.Loop() })
 	spanReport(b, s.Probe)
 }

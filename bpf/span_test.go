@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"math"
 	"strconv"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // spanNumber decodes a number of a file of the kernel.
@@ -43,14 +46,14 @@ func spanLongest(after, before *Hist) time.Duration {
 	return 0
 }
 
-// spanStats makes the kernel measure programs until the returned function is called.
-func spanStats(b *testing.B) func() {
+// spanStats makes the kernel measure programs until the benchmark ends.
+func spanStats(b *testing.B) {
 	b.Helper()
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
 		b.Skip("bpf statistics:", err)
 	}
-	return func() { stats.Close() }
+	b.Cleanup(func() { stats.Close() })
 }
 
 // spanReport reports the mean time of a run of each program of a probe, and of all runs of an iteration.
@@ -68,4 +71,24 @@ func spanReport(b *testing.B, p *Probe) {
 		}
 	}
 	b.ReportMetric(float64(sum)/float64(b.N), "bpf-ns/op")
+}
+
+// Without a capability the verdict names that one, whichever probe it is.
+func TestSpanProbesNameTheCapability(t *testing.T) {
+	requireCapabilities(t)
+	for name, open := range map[string]func() error{
+		"softirq":  func() error { _, err := NewSoftIRQ(&Kernel{}, SoftIRQOptions{}); return err },
+		"lock":     func() error { _, err := NewLock(&Kernel{}, LockOptions{}); return err },
+		"syscalls": func() error { _, err := NewSyscalls(&Kernel{}, SyscallsOptions{Numbers: []uint32{1}}); return err },
+		"fsops":    func() error { _, err := NewFSOps(&Kernel{}, FSOpsOptions{}); return err },
+	} {
+		for dropped, want := range map[capability]string{capPerfmon: "CAP_PERFMON", capBPF: "CAP_BPF"} {
+			without(t, func() {
+				err := open()
+				if u, ok := errors.AsType[*verdict.UnavailableError](err); !ok || u.Missing != want {
+					t.Errorf("%s without %s: got %v", name, want, err)
+				}
+			}, dropped, capSysAdmin)
+		}
+	}
 }

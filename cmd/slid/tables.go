@@ -45,7 +45,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
 		{Name: latency.SoftIRQName, Class: metric.ClassLatency, Budget: 20, OptIn: true, New: d.NewSoftIRQ},
 		{Name: latency.LockName, Class: metric.ClassLatency, Budget: 4000, OptIn: true, New: d.NewLock},
-		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: systemCalls(d, c)},
+		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewSyscalls(c.Latency.Syscalls)},
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
@@ -69,10 +69,6 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)
-
-func systemCalls(d latency.Deps, c config.Config) constructor {
-	return func(env collector.Env) (collector.Collector, error) { return d.NewSyscalls(env, c.Latency.Syscalls) }
-}
 
 func traffic(d latency.Deps, overrides []service.Override) constructor {
 	return func(env collector.Env) (collector.Collector, error) {

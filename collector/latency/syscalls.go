@@ -51,9 +51,28 @@ type syscallHost struct {
 // every system call of the host takes longer, wanted or not: getppid, which does nothing, twice as long. For each wanted
 // call that occurs the host has a histogram and a series for each error, and each owner that attribution tells apart
 // three series. The error is a *verdict.UnavailableError where the kernel or the process's capabilities do not allow it.
-func (d Deps) NewSyscalls(env collector.Env, names []string) (collector.Collector, error) {
-	c := &systemCalls{}
-	var numbers []uint32
+func (d Deps) NewSyscalls(names []string) func(collector.Env) (collector.Collector, error) {
+	return func(env collector.Env) (collector.Collector, error) {
+		c := &systemCalls{}
+		numbers := c.choose(names)
+		if len(numbers) == 0 {
+			return nil, &verdict.UnavailableError{Reason: "none of the wanted system calls exists on " + runtime.GOARCH}
+		}
+		probe, err := bpf.NewSyscalls(d.Kernel, bpf.SyscallsOptions{Numbers: numbers})
+		if err != nil {
+			return nil, err
+		}
+		c.common, c.table = d.watch("syscalls", probe.Probe, true), probe.Calls
+		c.entity = env.Metrics.Entity(env.Host, probe.Start())
+		c.declare(env.Metrics)
+		c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, c.declareOwners(env.Metrics),
+			(*syscallRegisters).store)
+		return c, nil
+	}
+}
+
+// choose notes which calls this architecture has, and returns their numbers.
+func (c *systemCalls) choose(names []string) (numbers []uint32) {
 	for _, name := range names {
 		if n, ok := syscalls.Number(runtime.GOARCH, name); ok {
 			numbers, c.names = append(numbers, n), append(c.names, keySyscall.String(name))
@@ -61,19 +80,8 @@ func (d Deps) NewSyscalls(env collector.Env, names []string) (collector.Collecto
 			c.absent = append(c.absent, name)
 		}
 	}
-	if len(numbers) == 0 {
-		return nil, &verdict.UnavailableError{Reason: "none of the wanted system calls exists on " + runtime.GOARCH}
-	}
-	probe, err := bpf.NewSyscalls(d.Kernel, bpf.SyscallsOptions{Numbers: numbers})
-	if err != nil {
-		return nil, err
-	}
-	c.common, c.table, c.calls = d.watch("syscalls", probe.Probe, true), probe.Calls, make([]syscallHost, len(numbers))
-	c.entity = env.Metrics.Entity(env.Host, probe.Start())
-	c.declare(env.Metrics)
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, c.declareOwners(env.Metrics),
-		(*syscallRegisters).store)
-	return c, nil
+	c.calls = make([]syscallHost, len(numbers))
+	return numbers
 }
 
 const syscallSource = "tp_btf/sys_enter, sys_exit"
@@ -172,7 +180,7 @@ func (c *systemCalls) store(i int, now time.Time) {
 		r.duration = newHistogram(c.duration.With(c.entity, c.names[i]))
 	}
 	r.duration.load(&c.part.Duration)
-	for number, n := range c.part.Errors {
+	for number, n := range &c.part.Errors {
 		if r.errors[number] == nil {
 			if n == 0 {
 				continue

@@ -72,9 +72,9 @@ const (
 // probes are the kernel latencies of a report: metrics that are histograms in seconds.
 var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
-	{"system.cpu.linux.softirq.wait_duration", "softirq_wait", "soft interrupt wait"},
-	{"system.cpu.linux.softirq.service_duration", "softirq_service", "soft interrupt work"},
-	{"system.linux.lock.wait_duration", "lock", "kernel lock wait"},
+	{"system.cpu.linux.softirq.wait_duration", "softirq_wait", "softirq wait"},
+	{"system.cpu.linux.softirq.service_duration", "softirq_service", "softirq work"},
+	{"system.linux.lock.wait_duration", "lock", "kernel locks"},
 	{"system.linux.syscall.duration", "syscalls", "system calls"},
-	{"system.filesystem.linux.operation.duration", "fsops", "filesystem operations"},
+	{"system.filesystem.linux.operation.duration", "fsops", "file access"},
 }
