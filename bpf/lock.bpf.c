@@ -149,10 +149,13 @@ static __always_inline struct lock_task *lock_task(u32 task)
 	return bpf_map_lookup_elem(&lock_tasks, &key);
 }
 
-/* lock_stale says whether a wait is one whose end was missed, as its task is gone or the programs were detached. */
+/*
+ * lock_stale says whether a wait can give up its slot: its end was missed, since its task is gone or the programs were
+ * detached, or sampling left it out.
+ */
 static __always_inline bool lock_stale(struct lock_wait *w)
 {
-	return !span_open(&w->span) || (w->span.weight && bpf_ktime_get_ns() - w->span.begin > LOCK_STALE);
+	return !span_open(&w->span) || !w->span.weight || bpf_ktime_get_ns() - w->span.begin > LOCK_STALE;
 }
 
 static __always_inline void lock_wait_begin(struct probe_cpu *c, struct lock_wait *w, u64 lock, u32 flags)
