@@ -158,7 +158,7 @@ static __always_inline bool fsops_take(struct fsops_type *t, struct super_block 
 }
 
 /* fsops_slot_of returns the slot of the type of an inode, or one that does not exist if it is left out. */
-static __always_inline u32 fsops_slot_of(struct inode *inode)
+static __noinline u32 fsops_slot_of(struct inode *inode)
 {
 	u32 mode = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
@@ -191,7 +191,7 @@ static __always_inline bool fsops_left_out(void)
 }
 
 /* fsops_begins notes the begin of an operation on an object, within those that go on. */
-static __always_inline void fsops_begins(struct probe_cpu *c, u64 object)
+static __noinline void fsops_begins(struct probe_cpu *c, u64 object)
 {
 	struct fsops_task *t = fsops_task(BPF_LOCAL_STORAGE_GET_F_CREATE);
 	u64 depth;
@@ -231,7 +231,7 @@ static __always_inline struct span *fsops_take_off(u64 object)
 }
 
 /* fsops_ends counts an operation on an object, which took place on an inode. */
-static __always_inline void fsops_ends(struct probe_cpu *c, u64 object, u32 slot, u32 op)
+static __noinline void fsops_ends(struct probe_cpu *c, u64 object, u32 slot, u32 op)
 {
 	struct span *s = fsops_take_off(object);
 	struct fsops_slot *counts;
@@ -249,7 +249,8 @@ static __always_inline void fsops_ends(struct probe_cpu *c, u64 object, u32 slot
 		return;
 	key = table_key(slot);
 	counts = bpf_map_lookup_elem(&fsops_table, &key);
-	if (counts)
+	barrier_var(op); /* what is checked must be what is used, for the verifier */
+	if (counts && op < FSOPS_KINDS)
 		hist_add_atomic(&counts->op[op], length, n);
 }
 
