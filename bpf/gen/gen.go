@@ -4,6 +4,10 @@ package gen
 
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem owner -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type owner_losses Owner ../owner.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem runqueue -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type runqueue_slot Runqueue ../runqueue.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem lock -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type lock_slot Lock ../lock.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem syscalls -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type syscalls_slot -type syscalls_owner Syscalls ../syscalls.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem fsops -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type fsops_slot -type fsops_type Fsops ../fsops.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem softirq -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type softirq_slot Softirq ../softirq.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem hist_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist HistTest ../hist_test.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs HTTP ../http.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem tcp -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type tcp_slot -type probe_cpu TCP ../tcp.bpf.c

@@ -49,6 +49,10 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.DropsName, Class: metric.ClassLatency, Budget: 5000, OptIn: true, New: d.NewDrops},
 		{Name: latency.PacketReadName, Class: metric.ClassLatency, Budget: 600, OptIn: true, New: d.NewPacketRead},
 		{Name: latency.AcceptName, Class: metric.ClassLatency, Budget: 1500, OptIn: true, New: d.NewAccept},
+		{Name: latency.SoftIRQName, Class: metric.ClassLatency, Budget: 20, OptIn: true, New: d.NewSoftIRQ},
+		{Name: latency.LockName, Class: metric.ClassLatency, Budget: 4000, OptIn: true, New: d.NewLock},
+		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewSyscalls(c.Latency.Syscalls)},
+		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
@@ -70,6 +74,7 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
 		gen.LoadOwner, gen.LoadRunqueue, gen.LoadBlockio, gen.LoadTCP, gen.LoadHTTP,
 		gen.LoadDNS, gen.LoadDrops, gen.LoadPktread, gen.LoadAccept,
+		gen.LoadSoftirq, gen.LoadLock, gen.LoadSyscalls, gen.LoadFsops,
 	}
 }
 

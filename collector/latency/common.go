@@ -1,10 +1,15 @@
 package latency
 
 import (
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/verdict"
 )
+
+// keyErrorType says why something failed, in metrics of several probes.
+const keyErrorType = attribute.Key("error.type")
 
 // Deps is what the collectors of all probes share. Its methods are their constructors.
 type Deps struct {

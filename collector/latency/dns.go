@@ -18,10 +18,7 @@ import (
 // DNSName is the DNS collector's name in verdicts.
 const DNSName = "latency/dns"
 
-const (
-	keyResponseCode = attribute.Key("dns.response_code")
-	keyErrorType    = attribute.Key("error.type")
-)
+const keyResponseCode = attribute.Key("dns.response_code")
 
 // dns collects how long queries take.
 type dns struct {

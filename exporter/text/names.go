@@ -80,6 +80,11 @@ var probes = []struct{ metric, name, label string }{
 	{"system.dns.linux.query.duration", "dns", "DNS query"},
 	{"system.network.tcp.linux.accept_queue.duration", "accept", "accept queue"},
 	{"system.network.tcp.linux.packet_to_read.duration", "pktread", "packet to read"},
+	{"system.cpu.linux.softirq.wait_duration", "softirq_wait", "softirq wait"},
+	{"system.cpu.linux.softirq.service_duration", "softirq_service", "softirq work"},
+	{"system.linux.lock.wait_duration", "lock", "kernel locks"},
+	{"system.linux.syscall.duration", "syscalls", "system calls"},
+	{"system.filesystem.linux.operation.duration", "fsops", "file access"},
 }
 
 // delays are the kernel latencies of a unit or container, in the order of the table. Those without a title have no column.

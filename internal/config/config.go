@@ -34,6 +34,9 @@ const (
 // maxSize bounds a configuration file; a hundred times what a large one needs.
 const maxSize = 1 << 20
 
+// MaxSyscalls is how many system calls can be measured at a time.
+const MaxSyscalls = 32
+
 // Config is a whole configuration, defaults filled in.
 type Config struct {
 	Interval time.Duration // between two ticks, MinInterval to MaxInterval
@@ -61,6 +64,9 @@ type Host struct {
 type Latency struct {
 	Disabled []string // probes that are not loaded, e.g. runqueue
 	Enabled  []string // probes that are loaded though they are not by default, e.g. softirq
+	// Syscalls are the names of the calls that the probe of system calls measures, 1 to MaxSyscalls. They may be of any
+	// architecture.
+	Syscalls []string
 	// CPUBudget is the share of all CPUs, 0 to 1, that the probes together may take in the kernel; more makes them sample.
 	CPUBudget float64
 }
@@ -94,7 +100,11 @@ type Destination struct {
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	return Config{Interval: 10 * time.Second, Host: Host{Root: "/"}, Latency: Latency{CPUBudget: 0.005}}
+	return Config{Interval: 10 * time.Second, Host: Host{Root: "/"}, Latency: Latency{CPUBudget: 0.005, Syscalls: []string{
+		// Calls whose time is that of files, disks and networks. Those that mostly wait for something to happen are left
+		// out: the time of accept, poll or futex tells how little there was to do.
+		"read", "pread64", "write", "pwrite64", "openat", "fsync", "fdatasync", "connect",
+	}}}
 }
 
 // Load reads the file at path. An empty path means DefaultPath, which need not exist; a file that is named must.

@@ -31,7 +31,9 @@ func TestValid(t *testing.T) {
 	want := Config{
 		Interval: 5 * time.Second,
 		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host", PerCPU: true},
-		Latency:  Latency{Disabled: []string{"runqueue"}, Enabled: []string{"softirq"}, CPUBudget: 0.01},
+		Latency: Latency{
+			Disabled: []string{"runqueue"}, Enabled: []string{"softirq"}, CPUBudget: 0.01, Syscalls: []string{"open", "fsync"},
+		},
 		Services: []Service{
 			{Name: "checkout", Match: Match{Port: 8080}, Routes: []string{"/pay/", "/cart/"}},
 			{Name: `Warenkorb "neu"`, Match: Match{Unit: "cart.service", Command: "java"}},

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/syscalls"
 )
 
 // config decodes the whole file.
@@ -51,6 +52,7 @@ func (d *decoder) latency(v value, c *Config) {
 		{"disabled", "[runqueue]", func(v value) { c.Latency.Disabled = d.collectors(v, c, "latency", false) }},
 		{"enabled", "[softirq]", func(v value) { c.Latency.Enabled = d.collectors(v, c, "latency", true) }},
 		{"cpu_budget", "0.5%", func(v value) { d.share(v, &c.Latency.CPUBudget) }},
+		{"syscalls", "[openat, fsync]", func(v value) { d.syscalls(v, &c.Latency.Syscalls) }},
 	})
 }
 
@@ -62,6 +64,35 @@ func (d *decoder) collectors(v value, c *Config, area string, enabled bool) []st
 		c.named = append(c.named, named{area, word, enabled, *d.problem(v.node, v.path, "", "")})
 	})
 	return names
+}
+
+// syscalls decodes a list of system calls. No list at all stands for the default.
+func (d *decoder) syscalls(v value, into *[]string) {
+	var names []string
+	known := syscalls.Names()
+	d.words(v, func(v value, word string) {
+		switch {
+		case !slices.Contains(known, word):
+			remedy := suggest(word, known, "")
+			if !strings.HasPrefix(remedy, "did you mean") {
+				remedy = "use names as in syscalls(2), e.g. openat"
+			}
+			d.wrong(v, "there is no system call "+show(word), remedy)
+		case !syscalls.Returns(word):
+			d.wrong(v, show(word)+" never comes back to its program", "remove it")
+		default:
+			names = append(names, word)
+		}
+	})
+	switch n := len(v.node.Content); {
+	case v.node.Kind != yaml.SequenceNode:
+	case n == 0:
+		d.wrong(v, "names no system call", "name some, or remove the key for the default")
+	case n > MaxSyscalls:
+		d.wrong(v, fmt.Sprintf("names %d system calls", n), fmt.Sprintf("name at most %d", MaxSyscalls))
+	default:
+		*into = names
+	}
 }
 
 // share decodes a percentage.
