@@ -7,3 +7,7 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem hist_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist HistTest ../hist_test.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs HTTP ../http.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem tcp -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type tcp_slot -type probe_cpu TCP ../tcp.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem reclaim -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type reclaim_slot Reclaim ../reclaim.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem oom -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type oom_slot OOM ../oom.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem fsync -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type fsync_slot Fsync ../fsync.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem span_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" SpanTest ../span_test.bpf.c

@@ -44,6 +44,9 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.AttributionName, Class: metric.ClassAgent, Budget: 10, New: d.NewAttribution},
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
 		{Name: latency.TCPName, Class: metric.ClassLatency, Budget: 10000, New: d.NewTCP},
+		{Name: latency.ReclaimName, Class: metric.ClassLatency, Budget: 1200, New: d.NewReclaim},
+		{Name: latency.OOMName, Class: metric.ClassLatency, Budget: 600, New: d.NewOOM},
+		{Name: latency.FsyncName, Class: metric.ClassLatency, Budget: 3500, New: d.NewFsync},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
@@ -62,7 +65,9 @@ func formats() []option[text.Format] {
 
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
-	return []func() (*ebpf.CollectionSpec, error){gen.LoadOwner, gen.LoadRunqueue, gen.LoadTCP, gen.LoadHTTP}
+	return []func() (*ebpf.CollectionSpec, error){
+		gen.LoadOwner, gen.LoadRunqueue, gen.LoadTCP, gen.LoadReclaim, gen.LoadOOM, gen.LoadFsync, gen.LoadHTTP,
+	}
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)

@@ -74,6 +74,8 @@ var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
 	{"system.network.tcp.linux.connect.duration", "tcp_connect", "TCP connect"},
 	{"system.network.tcp.linux.rtt", "tcp_rtt", "TCP round trip"},
+	{"system.memory.linux.reclaim.duration", "reclaim", "memory reclaim"},
+	{"system.filesystem.linux.fsync.duration", "fsync", "fsync"},
 }
 
 // delays are the kernel latencies of a unit or container, in the order of the table. Those without a title have no column.
