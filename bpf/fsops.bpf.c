@@ -17,7 +17,7 @@
 #include "core.h"
 #include "hist.h"
 #include "probe.h"
-#include "span.h"
+#include "timing.h"
 
 #define FSOPS_TYPES 16 /* types that are told apart, a power of two; the last slot behind takes the others */
 #define FSOPS_NAME  16 /* of a type, with its end */
@@ -70,7 +70,7 @@ struct {
 /* An operation that goes on. */
 struct fsops_span {
 	u64 object; /* what it works on, as a name */
-	struct span span;
+	struct timing timing;
 };
 
 /* The operations that a task is in. */
@@ -201,15 +201,15 @@ static __noinline void fsops_begins(struct probe_cpu *c, u64 object)
 		return;
 	}
 	depth = t->depth;
-	if (depth >= FSOPS_DEPTH || (depth && !span_open(&t->spans[(depth - 1) & (FSOPS_DEPTH - 1)].span)))
+	if (depth >= FSOPS_DEPTH || (depth && !timing_open(&t->spans[(depth - 1) & (FSOPS_DEPTH - 1)].timing)))
 		depth = 0; /* the ends of those that seem to go on were missed */
 	t->spans[depth & (FSOPS_DEPTH - 1)].object = object;
-	span_begin(c, &t->spans[depth & (FSOPS_DEPTH - 1)].span);
+	timing_begin(c, &t->spans[depth & (FSOPS_DEPTH - 1)].timing);
 	t->depth = depth + 1;
 }
 
 /* fsops_take_off takes the operation on an object off, with those within it; NULL if there is none. */
-static __always_inline struct span *fsops_take_off(u64 object)
+static __always_inline struct timing *fsops_take_off(u64 object)
 {
 	struct fsops_task *t = fsops_task(0);
 	u64 depth;
@@ -224,7 +224,7 @@ static __always_inline struct span *fsops_take_off(u64 object)
 		depth--;
 		if (t->spans[depth & (FSOPS_DEPTH - 1)].object == object) {
 			t->depth = depth;
-			return &t->spans[depth & (FSOPS_DEPTH - 1)].span;
+			return &t->spans[depth & (FSOPS_DEPTH - 1)].timing;
 		}
 	}
 	return NULL;
@@ -233,7 +233,7 @@ static __always_inline struct span *fsops_take_off(u64 object)
 /* fsops_ends counts an operation on an object, which took place on an inode. */
 static __noinline void fsops_ends(struct probe_cpu *c, u64 object, u32 slot, u32 op)
 {
-	struct span *s = fsops_take_off(object);
+	struct timing *s = fsops_take_off(object);
 	struct fsops_slot *counts;
 	u64 length, n;
 	u32 key;
@@ -244,7 +244,7 @@ static __noinline void fsops_ends(struct probe_cpu *c, u64 object, u32 slot, u32
 		count(&c->unmatched); /* it began before the probe did */
 		return;
 	}
-	n = span_end(c, s, ~0ULL, &length);
+	n = timing_end(c, s, ~0ULL, &length);
 	if (!n)
 		return;
 	key = table_key(slot);

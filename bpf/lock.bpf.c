@@ -20,7 +20,7 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
-#include "span.h"
+#include "timing.h"
 
 #define LOCK_TASKS 8192            /* slots for waiting tasks, a power of two */
 #define LOCK_DEPTH 4               /* waits of a CPU within each other: task, soft interrupt, interrupt, NMI */
@@ -81,7 +81,7 @@ struct {
 /* A wait that goes on. */
 struct lock_wait {
 	u64 lock; /* its address, as a name */
-	struct span span;
+	struct timing timing;
 	u32 kind;
 	u32 spins; /* of a mutex: it spins at present */
 };
@@ -156,7 +156,7 @@ static __always_inline struct lock_task *lock_task(u32 task)
  */
 static __always_inline bool lock_stale(struct lock_wait *w)
 {
-	return !span_open(&w->span) || !w->span.weight || bpf_ktime_get_ns() - w->span.begin > LOCK_STALE;
+	return !timing_open(&w->timing) || !w->timing.weight || bpf_ktime_get_ns() - w->timing.begin > LOCK_STALE;
 }
 
 static __always_inline void lock_wait_begin(struct probe_cpu *c, struct lock_wait *w, u64 lock, u32 flags)
@@ -164,7 +164,7 @@ static __always_inline void lock_wait_begin(struct probe_cpu *c, struct lock_wai
 	w->lock = lock;
 	w->kind = lock_kind_of(flags);
 	w->spins = flags & LCB_F_SPIN;
-	span_begin(c, &w->span);
+	timing_begin(c, &w->timing);
 }
 
 /*
@@ -173,11 +173,11 @@ static __always_inline void lock_wait_begin(struct probe_cpu *c, struct lock_wai
  */
 static __always_inline bool lock_goes_on(struct probe_cpu *c, struct lock_wait *w, u64 lock, u32 flags)
 {
-	if (!span_open(&w->span))
+	if (!timing_open(&w->timing))
 		return false;
 	if (w->lock == lock && flags & LCB_F_MUTEX && w->spins != (flags & LCB_F_SPIN))
 		return true;
-	if (w->span.weight)
+	if (w->timing.weight)
 		count(&c->unmatched);
 	return false;
 }
@@ -284,7 +284,7 @@ static __always_inline bool lock_cpu_ends(struct probe_cpu *c, u64 lock)
 
 	if (!w)
 		return false;
-	n = span_end(c, &w->span, LOCK_SPUN, &length);
+	n = timing_end(c, &w->timing, LOCK_SPUN, &length);
 	if (n)
 		lock_record(w->kind, length, n);
 	return true;
@@ -300,7 +300,7 @@ static __always_inline bool lock_task_ends(struct probe_cpu *c, u32 task, u64 lo
 	if (!t || !task || t->task != task || t->wait.lock != lock)
 		return false;
 	kind = t->wait.kind;
-	n = span_end(c, &t->wait.span, ~0ULL, &length);
+	n = timing_end(c, &t->wait.timing, ~0ULL, &length);
 	t->task = 0; /* from here on the slot may be another's */
 	if (!n)
 		return true;

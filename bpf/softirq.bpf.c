@@ -15,7 +15,7 @@
 #include "core.h"
 #include "hist.h"
 #include "probe.h"
-#include "span.h"
+#include "timing.h"
 
 #define SOFTIRQ_KINDS 10             /* NR_SOFTIRQS (include/linux/interrupt.h) */
 #define SOFTIRQ_LIMIT 60000000000ULL /* ns; the kernel takes a CPU for locked up after 20 s */
@@ -42,8 +42,8 @@ struct {
 
 /* What is under way on a CPU: four cache lines. */
 struct softirq_cpu {
-	struct span raised[SOFTIRQ_KINDS];
-	struct span work;
+	struct timing raised[SOFTIRQ_KINDS];
+	struct timing work;
 	u64 pad[10];
 };
 
@@ -79,8 +79,8 @@ static __always_inline void softirq_raised(struct probe_cpu *c, u32 kind)
 
 	if (!s || kind >= SOFTIRQ_KINDS)
 		return; /* kinds beyond are none that any kernel has */
-	if (!span_open(&s->raised[kind]))
-		span_begin(c, &s->raised[kind]);
+	if (!timing_open(&s->raised[kind]))
+		timing_begin(c, &s->raised[kind]);
 }
 
 static __always_inline void softirq_entered(struct probe_cpu *c, u32 kind)
@@ -92,8 +92,8 @@ static __always_inline void softirq_entered(struct probe_cpu *c, u32 kind)
 
 	if (!s || kind >= SOFTIRQ_KINDS)
 		return;
-	n = span_end(c, &s->raised[kind], SOFTIRQ_LIMIT, &length);
-	span_begin(c, &s->work);
+	n = timing_end(c, &s->raised[kind], SOFTIRQ_LIMIT, &length);
+	timing_begin(c, &s->work);
 	if (!n)
 		return;
 	key = table_key(kind);
@@ -111,7 +111,7 @@ static __always_inline void softirq_left(struct probe_cpu *c, u32 kind)
 
 	if (!s || kind >= SOFTIRQ_KINDS)
 		return;
-	n = span_end(c, &s->work, SOFTIRQ_LIMIT, &length);
+	n = timing_end(c, &s->work, SOFTIRQ_LIMIT, &length);
 	if (!n)
 		return;
 	key = table_key(kind);

@@ -15,7 +15,7 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
-#include "span.h"
+#include "timing.h"
 
 #define SYSCALLS_NUMBERS      512 /* numbers that are told apart; Linux 6.18 has up to 470 */
 #define SYSCALLS_NAMES        32  /* wanted calls */
@@ -71,7 +71,7 @@ struct {
 
 /* The call that a task is in. */
 struct syscalls_task {
-	struct span span;
+	struct timing timing;
 	u64 interrupted; /* when a signal interrupted it; 0: it goes on */
 	u32 slot;
 	u32 pad;
@@ -168,14 +168,14 @@ static __always_inline void syscalls_count(u32 slot, u64 ns, u64 n, u64 error)
 /* syscalls_gave_up counts a call that a signal interrupted and that did not go on. */
 static __always_inline void syscalls_gave_up(struct probe_cpu *c, struct syscalls_task *t)
 {
-	u64 begin = t->span.begin, end = t->interrupted;
+	u64 begin = t->timing.begin, end = t->interrupted;
 
-	t->span.begin = 0;
+	t->timing.begin = 0;
 	t->interrupted = 0;
-	if (!t->span.weight)
+	if (!t->timing.weight)
 		return;
 	count(&c->recorded);
-	syscalls_count(t->slot, end - begin, t->span.weight, EINTR);
+	syscalls_count(t->slot, end - begin, t->timing.weight, EINTR);
 }
 
 static __always_inline void syscalls_begins(struct probe_cpu *c, struct task_struct *task, u32 slot)
@@ -189,22 +189,22 @@ static __always_inline void syscalls_begins(struct probe_cpu *c, struct task_str
 			count(&c->lost); /* no memory */
 		return;
 	}
-	if (span_open(&t->span)) {
+	if (timing_open(&t->timing)) {
 		if (t->interrupted && (restart || t->slot == slot - 1)) {
 			t->interrupted = 0;
 			return; /* it goes on */
 		}
 		if (t->interrupted)
 			syscalls_gave_up(c, t);
-		else if (t->span.weight)
+		else if (t->timing.weight)
 			count(&c->unmatched); /* its return was missed */
 	}
 	t->interrupted = 0;
-	t->span.begin = 0;
+	t->timing.begin = 0;
 	if (restart)
 		return; /* of a call that is not wanted, or began before the probe did */
 	t->slot = slot - 1;
-	span_begin(c, &t->span);
+	timing_begin(c, &t->timing);
 }
 
 static __always_inline bool syscalls_restarts(s64 ret)
@@ -218,7 +218,7 @@ static __always_inline void syscalls_ends(struct probe_cpu *c, struct task_struc
 	u32 slot = syscalls_slot_of(syscalls_number(regs));
 	u64 length, n;
 
-	if (!t || !span_open(&t->span)) {
+	if (!t || !timing_open(&t->timing)) {
 		if (slot && slot != SYSCALLS_RESTART)
 			count(&c->unmatched); /* it began before the probe did, or a filter denied it, or it is a new child */
 		return;
@@ -231,7 +231,7 @@ static __always_inline void syscalls_ends(struct probe_cpu *c, struct task_struc
 		t->interrupted = bpf_ktime_get_ns();
 		return; /* what comes next tells whether it goes on */
 	}
-	n = span_end(c, &t->span, ~0ULL, &length);
+	n = timing_end(c, &t->timing, ~0ULL, &length);
 	if (n)
 		syscalls_count(t->slot, length, n, ret < 0 && ret >= -4095 ? -ret : 0);
 }

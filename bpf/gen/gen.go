@@ -17,3 +17,7 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem pktread -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Pktread ../pktread.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type blockio_slot -type blockio_owner Blockio ../blockio.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem blockio_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" BlockioTest ../blockio_test.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem reclaim -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type reclaim_slot Reclaim ../reclaim.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem oom -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type oom_slot OOM ../oom.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem fsync -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type hist -type fsync_slot Fsync ../fsync.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem span_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" SpanTest ../span_test.bpf.c

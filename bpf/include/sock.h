@@ -10,7 +10,7 @@
 
 #define IPPROTO_TCP 6
 
-#define AF_INET6 10
+#define AF_INET6    10
 
 /* include/net/tcp_states.h */
 #define TCP_ESTABLISHED  1

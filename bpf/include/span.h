@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Spans: events that have a begin and an end of their own, each a program. What a begin leaves behind is out of date
- * once the programs were detached, since the end may have come meanwhile: the next end would make a giant of it.
+ * How long a task is at something, from the hook where it begins to the hook where it ends. The beginning is kept in
+ * the storage of the task: no map can fill up, no number of a process is used again, and the memory goes with the task.
+ *
+ * Beginnings and ends need not come in pairs: a probe is attached while something goes on, the kernel leaves out runs,
+ * one thing happens within another. So both carry an id, of what they are about, and
+ * - an end without its beginning is unmatched;
+ * - a beginning whose end was missed is unmatched when the next one of the same id comes;
+ * - within another one, and one more, the innermost is measured; the ends of the outer ones are told apart from unmatched
+ *   ends;
+ * - what began before the probe was attached again is unmatched: an end may be missing in between.
  */
 #ifndef SLID_SPAN_H
 #define SLID_SPAN_H
@@ -9,48 +17,102 @@
 #include "core.h"
 #include "probe.h"
 
-/* What a begin leaves behind. */
 struct span {
-	u64 begin;  /* bpf_ktime_get_ns(); 0: none */
-	u64 weight; /* how many events it stands for; 0: it was left out by sampling */
+	u64 begun;    /* when something began last, in ns of bpf_ktime_get_ns() */
+	u64 weight;   /* events that it stands for; 0: it ended, or is left out */
+	u64 id;       /* of what it is about */
+	u64 outer[2]; /* ids of what it began in, the innermost first; 0: nothing */
+	u32 kind;     /* for the probe */
+	u32 pad;
 };
 
-/* span_open says whether a begin is on record, one that counts or was left out. */
-static __always_inline bool span_open(struct span *s)
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct span);
+} span_tasks SEC(".maps");
+
+enum span_end {
+	SPAN_UNKNOWN, /* it is counted why */
+	SPAN_OUTER,   /* something within it was measured in its stead */
+	SPAN_ENDED,   /* struct span_done tells more */
+};
+
+struct span_done {
+	u64 ns;
+	u64 weight;
+	u32 kind;
+};
+
+/* span_begin notes that the running task begins something. id is not 0. */
+static __always_inline void span_begin(struct probe_cpu *c, u64 id, u32 kind)
 {
-	return s->begin && probe_saw(s->begin);
+	u64 weight = probe_weight(c);
+	struct span *s;
+
+	s = bpf_task_storage_get(&span_tasks, bpf_get_current_task_btf(), 0,
+				 weight ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+	if (!s) {
+		if (weight)
+			count(&c->lost); /* no memory */
+		return;
+	}
+	if (s->begun <= probe_since) {
+		s->weight = s->outer[0] = s->outer[1] = 0;
+	} else if (s->weight && s->id == id) {
+		count(&c->unmatched); /* it did not end, as far as is known */
+	} else if (s->weight) {
+		s->outer[1] = s->outer[0];
+		s->outer[0] = s->id;
+	}
+	s->weight = weight; /* what is left out must not look like the former one */
+	s->id = id;
+	s->kind = kind;
+	s->begun = bpf_ktime_get_ns();
 }
 
-/* span_begin notes a begin, and decides whether the event is recorded. */
-static __always_inline void span_begin(struct probe_cpu *c, struct span *s)
+/* span_outer takes what was begun under an id from the list of those that others began in. */
+static __always_inline bool span_outer(struct span *s, u64 id)
 {
-	s->weight = probe_weight(c);
-	s->begin = s->weight ? bpf_ktime_get_ns() : ~0ULL; /* the time of what was left out is of no interest */
+	if (s->outer[0] == id)
+		s->outer[0] = s->outer[1];
+	else if (s->outer[1] == id)
+		s->outer[0] = 0; /* the end of this one was missed */
+	else
+		return false;
+	s->outer[1] = 0;
+	return true;
 }
 
-/*
- * span_end returns how many events the span stands for and stores its length, or returns 0 if there is nothing to
- * record: there was no begin, it was left out, or its length is beyond limit_ns, which says that an end was missed.
- */
-static __always_inline u64 span_end(struct probe_cpu *c, struct span *s, u64 limit_ns, u64 *length)
+/* span_unmatched counts an end without a beginning. While events are left out, most such ends are theirs. */
+static __always_inline enum span_end span_unmatched(struct probe_cpu *c)
 {
-	bool open = span_open(s);
-	u64 begin = s->begin;
+	if (!sample_shift)
+		count(&c->unmatched);
+	return SPAN_UNKNOWN;
+}
 
-	s->begin = 0;
-	if (!open) {
-		count(&c->unmatched); /* it began before the probe did, or its begin was missed */
-		return 0;
+/* span_end ends what the running task began under an id. */
+static __always_inline enum span_end span_end(struct probe_cpu *c, u64 id, struct span_done *done)
+{
+	u64 now = bpf_ktime_get_ns(), weight;
+	struct span *s = bpf_task_storage_get(&span_tasks, bpf_get_current_task_btf(), 0, 0);
+
+	if (!s || s->begun <= probe_since)
+		return span_unmatched(c);
+	weight = s->weight;
+	if (!weight || s->id != id)
+		return span_outer(s, id) ? SPAN_OUTER : span_unmatched(c);
+	s->weight = 0;
+	if (now < s->begun) {
+		count(&c->discarded);
+		return SPAN_UNKNOWN;
 	}
-	if (!s->weight)
-		return 0; /* counted as skipped when it began */
-	*length = bpf_ktime_get_ns() - begin;
-	if (*length > limit_ns) {
-		count(&c->discarded); /* it cannot be that long */
-		return 0;
-	}
-	count(&c->recorded);
-	return s->weight;
+	done->ns = now - s->begun;
+	done->weight = weight;
+	done->kind = s->kind;
+	return SPAN_ENDED;
 }
 
 #endif

@@ -45,6 +45,9 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.RunQueueName, Class: metric.ClassLatency, Budget: 4000, New: d.NewRunQueue},
 		{Name: latency.BlockIOName, Class: metric.ClassLatency, Budget: 4000, New: d.NewBlockIO},
 		{Name: latency.TCPName, Class: metric.ClassLatency, Budget: 10000, New: d.NewTCP},
+		{Name: latency.ReclaimName, Class: metric.ClassLatency, Budget: 1200, New: d.NewReclaim},
+		{Name: latency.OOMName, Class: metric.ClassLatency, Budget: 600, New: d.NewOOM},
+		{Name: latency.FsyncName, Class: metric.ClassLatency, Budget: 3500, New: d.NewFsync},
 		{Name: latency.DNSName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewDNS},
 		{Name: latency.DropsName, Class: metric.ClassLatency, Budget: 5000, OptIn: true, New: d.NewDrops},
 		{Name: latency.PacketReadName, Class: metric.ClassLatency, Budget: 600, OptIn: true, New: d.NewPacketRead},
@@ -72,7 +75,7 @@ func formats() []option[text.Format] {
 // objects returns the list of the kernel objects in the binary.
 func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
-		gen.LoadOwner, gen.LoadRunqueue, gen.LoadBlockio, gen.LoadTCP, gen.LoadHTTP,
+		gen.LoadOwner, gen.LoadRunqueue, gen.LoadBlockio, gen.LoadTCP, gen.LoadReclaim, gen.LoadOOM, gen.LoadFsync, gen.LoadHTTP,
 		gen.LoadDNS, gen.LoadDrops, gen.LoadPktread, gen.LoadAccept,
 		gen.LoadSoftirq, gen.LoadLock, gen.LoadSyscalls, gen.LoadFsops,
 	}

@@ -29,6 +29,7 @@ type rig struct {
 	t           *testing.T
 	registry    *metric.Registry
 	snapshot    *metric.Snapshot
+	deps        Deps
 	attribution *Attribution
 	collectors  []collector.Collector
 	groups      []*metric.Group
@@ -44,7 +45,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, registry: metric.NewRegistry(instrumentation.Scope{Name: "test"}), now: time.Now()}
 	r.snapshot = r.registry.NewSnapshot()
 	d := newDeps(t)
-	r.attribution = d.Attribution
+	r.deps, r.attribution = d, d.Attribution
 	env, _ := newEnv(metric.ClassLatency)
 	env.Root, env.Proc, env.Sys, env.Cgroup = "/", "/proc", "/sys", mount
 	r.add(env, d.NewAttribution)

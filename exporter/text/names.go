@@ -75,6 +75,8 @@ var probes = []struct{ metric, name, label string }{
 	{"system.cpu.linux.runqueue.duration", "runqueue", "run queue"},
 	{"system.disk.linux.request.queue_duration", "disk_queue", "disk queue"},
 	{"system.disk.linux.request.device_duration", "disk_device", "disk device"},
+	{"system.filesystem.linux.fsync.duration", "fsync", "fsync"},
+	{"system.memory.linux.reclaim.duration", "reclaim", "memory reclaim"},
 	{"system.network.tcp.linux.connect.duration", "tcp_connect", "TCP connect"},
 	{"system.network.tcp.linux.rtt", "tcp_rtt", "TCP round trip"},
 	{"system.dns.linux.query.duration", "dns", "DNS query"},

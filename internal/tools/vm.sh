@@ -42,7 +42,7 @@ kernel() {
 # What the tests use of the kernel that is a module, in the order of loading.
 readonly modules=(
 	virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk loop zsmalloc zram
-	sch_netem veth dummy
+	sch_netem veth dummy overlay
 )
 
 # packages of tests that run in the machine, by the name of their binary.
