@@ -168,7 +168,7 @@ func (r doctorReport) printSources(b *strings.Builder, columns int) {
 		case v.Absent:
 			v.State = absent
 		case v.Off:
-			v.State = off
+			v.State, v.Hook, v.Reason = off, v.Reason, ""
 		}
 		count[v.State]++
 		head := fmt.Sprintf("%-*s  %-11s  ", nameWidth, v.Name, v.State)

@@ -295,14 +295,14 @@ func packageDocs(t *testing.T, folder string) map[string]string {
 	for _, typ := range pkg.Types {
 		docs[typ.Name] = plainDoc(pkg, typ.Doc)
 		functions = append(functions, typ.Funcs...)
-		for _, m := range typ.Methods {
-			if strings.HasPrefix(m.Name, "New") { // a constructor, of what the type holds in common
-				functions = append(functions, m)
-			}
-		}
+	}
+	for _, typ := range pkg.Types {
+		functions = append(functions, typ.Methods...) // some are constructors
 	}
 	for _, f := range functions {
-		docs[f.Name] = plainDoc(pkg, f.Doc)
+		if docs[f.Name] == "" { // the method of a type of options is named as the function it stands for
+			docs[f.Name] = plainDoc(pkg, f.Doc)
+		}
 	}
 	return docs
 }
@@ -325,15 +325,16 @@ func constructors(t *testing.T) [][2]string {
 	var found [][2]string
 	ast.Inspect(f, func(n ast.Node) bool {
 		if kv, ok := n.(*ast.KeyValueExpr); ok && fmt.Sprint(kv.Key) == "New" {
-			found = append(found, constructorIn(kv.Value, map[any]bool{}))
+			found = append(found, constructorIn(kv.Value, false, map[any]bool{}))
 		}
 		return true
 	})
 	return found
 }
 
-// constructorIn returns the first name of a package of collectors in n, or in what n names of the file.
-func constructorIn(n ast.Node, seen map[any]bool) (found [2]string) {
+// constructorIn returns the first name of a package of collectors in n, or in what n names of the file. deps says whether
+// latency.Deps will do, of which constructors are methods.
+func constructorIn(n ast.Node, deps bool, seen map[any]bool) (found [2]string) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		if found[1] != "" || n == nil {
 			return false
@@ -342,10 +343,12 @@ func constructorIn(n ast.Node, seen map[any]bool) (found [2]string) {
 		case *ast.SelectorExpr:
 			pkg, ok := n.X.(*ast.Ident)
 			if ok && pkg.Obj != nil && n.Sel.Name != "New" { // a method of options, named as the constructor
-				found = [2]string{constructorIn(pkg, seen)[0], n.Sel.Name}
+				if of := constructorIn(pkg, true, seen)[0]; of != "" {
+					found = [2]string{of, n.Sel.Name}
+				}
 				return false
 			}
-			if ok && slices.Contains([]string{"host", "latency", "service"}, pkg.Name) && n.Sel.Name != "Override" {
+			if ok && slices.Contains([]string{"host", "latency", "service"}, pkg.Name) && n.Sel.Name != "Override" && (deps || n.Sel.Name != "Deps") {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}
 		case *ast.Ident:
@@ -354,7 +357,7 @@ func constructorIn(n ast.Node, seen map[any]bool) (found [2]string) {
 			}
 			if decl, ok := n.Obj.Decl.(ast.Node); ok {
 				seen[decl] = true
-				found = constructorIn(decl, seen)
+				found = constructorIn(decl, deps, seen)
 			}
 		}
 		return found[1] == ""

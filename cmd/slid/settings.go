@@ -70,7 +70,7 @@ func switchedOff(c config.Config, f collector.Factory) string {
 	case slices.Contains(disabled, name):
 		return "switched off by " + area + ".disabled in the configuration"
 	case f.OptIn && !slices.Contains(c.Latency.Enabled, name):
-		return "off by default: switch it on by latency.enabled in the configuration"
+		return "opt-in: latency.enabled in the configuration switches it on"
 	}
 	return ""
 }
