@@ -20,6 +20,9 @@ const asSlid = "SLID_TEST_AS_SLID"
 const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asRefused) != "" {
+		refuseAndRun()
+	}
 	if os.Getenv(asSlid) != "" {
 		main()
 		return
