@@ -41,7 +41,7 @@ kernel() {
 
 # What the tests use of the kernel that is a module, in the order of loading.
 readonly modules=(
-	virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk loop zsmalloc zram
+	virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk loop zsmalloc lzo_compress lzo-rle zram
 	sch_netem veth dummy overlay
 )
 
