@@ -1,24 +1,15 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // AcceptName is the accept-queue collector's name in verdicts.
 const AcceptName = "latency/accept"
-
-// accept collects how long connections wait to be accepted.
-type accept struct {
-	common
-	ledger *ledger[bpf.AcceptCounts, acceptRegisters]
-	host   acceptRegisters
-}
 
 // acceptRegisters are those of the host or of an owner.
 type acceptRegisters struct {
@@ -33,11 +24,8 @@ func (d Deps) NewAccept(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &accept{common: d.watch("accept", probe.Probe, true)}
-	system, container := declareAccept(env.Metrics, "system"), declareAccept(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, acceptRegisters.store)
-	return c, nil
+	c := d.watch("accept", probe.Probe, true)
+	return newTally(env, d.Attribution, c, probe.Table, nil, declared(env.Metrics, declareAccept, acceptRegisters.store)), nil
 }
 
 // declareAccept declares the metrics of the host (system) or of owners (container), and returns what makes their
@@ -65,20 +53,4 @@ func declareAccept(g *metric.Group, area string) func(*metric.Entity) acceptRegi
 func (r acceptRegisters) store(v *bpf.AcceptCounts, now time.Time) {
 	r.wait.load(&v.Wait)
 	r.ended.Observe(v.Ended, now)
-}
-
-// Collect copies the kernel's counts.
-func (c *accept) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *accept) Verdicts() []verdict.Verdict { return c.verdicts(AcceptName) }
-
-// Close detaches the probe.
-func (c *accept) Close() error {
-	c.ledger.close()
-	return c.close()
 }

@@ -343,7 +343,7 @@ func (c *blockIO) makesBios() (bool, error) {
 
 // Verdicts says how the probe measures, and whether it knows whose requests are.
 func (c *blockIO) Verdicts() []verdict.Verdict {
-	list := c.verdicts(BlockIOName)
+	list := c.common.Verdicts()
 	v := &list[0]
 	if v.State == verdict.Active {
 		if err := errors.Join(c.bios, c.issue); err != nil {
@@ -370,5 +370,5 @@ func (c *blockIO) Close() error {
 	if c.ledger != nil {
 		c.ledger.close()
 	}
-	return errors.Join(c.close(), c.partitions.Close())
+	return errors.Join(c.common.Close(), c.partitions.Close())
 }

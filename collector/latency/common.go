@@ -1,6 +1,8 @@
 package latency
 
 import (
+	"io"
+
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/slid-agent/slid/bpf"
@@ -31,22 +33,28 @@ type common struct {
 	meter   *bpf.Meter
 	name    string
 	unwatch func()
+	closer  io.Closer // the probe with all that belongs to it
 }
 
 // watch lets the meter measure a probe, and govern it. sampled says whether it can leave out events.
 func (d Deps) watch(name string, p *bpf.Probe, sampled bool) common {
-	return common{probe: p, meter: d.Meter, name: name, unwatch: d.Meter.Watch(p.Watched(name, sampled))}
+	return d.watchAll(p, p, p.Watched(name, sampled))
 }
 
-// verdicts says how the probe measures, and what the governor did to it.
-func (c *common) verdicts(name string) []verdict.Verdict {
-	return []verdict.Verdict{c.meter.Governed(c.name, c.probe.Verdict(name))}
+// watchAll is watch for a probe that has more to close, and maybe more to measure.
+func (d Deps) watchAll(p *bpf.Probe, closer io.Closer, w bpf.Watched) common {
+	return common{probe: p, meter: d.Meter, name: w.Name, unwatch: d.Meter.Watch(w), closer: closer}
 }
 
-// close detaches the probe.
-func (c *common) close() error {
+// Verdicts says how the probe measures, and what the governor did to it.
+func (c *common) Verdicts() []verdict.Verdict {
+	return []verdict.Verdict{c.meter.Governed(c.name, c.probe.Verdict("latency/"+c.name))}
+}
+
+// Close detaches the probe.
+func (c *common) Close() error {
 	c.unwatch()
-	return c.probe.Close()
+	return c.closer.Close()
 }
 
 // A histogram is a register of durations that is filled from the kernel's.

@@ -22,10 +22,8 @@ const keyResponseCode = attribute.Key("dns.response_code")
 
 // dns collects how long queries take.
 type dns struct {
-	common
+	*tally[bpf.DNSCounts, dnsRegisters]
 	queries *bpf.DNS
-	ledger  *ledger[bpf.DNSCounts, dnsRegisters]
-	host    dnsRegisters
 }
 
 // dnsRegisters are those of the host or of an owner.
@@ -54,11 +52,8 @@ func (d Deps) NewDNS(env collector.Env) (collector.Collector, error) {
 		return nil, err
 	}
 	// Not sampled: nearly all of its cost is with packets that are no DNS.
-	c := &dns{common: d.watch("dns", probe.Probe, false), queries: probe}
-	system, container := declareDNS(env.Metrics, "system"), declareDNS(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, dnsRegisters.store)
-	return c, nil
+	c := d.watchAll(probe.Probe, probe, probe.Watched("dns", false))
+	return &dns{newTally(env, d.Attribution, c, probe.Table, nil, declared(env.Metrics, declareDNS, dnsRegisters.store)), probe}, nil
 }
 
 // declareDNS declares the metrics of the host (system) or of owners (container), and returns what makes their registers.
@@ -107,19 +102,7 @@ func (r dnsRegisters) store(v *bpf.DNSCounts, now time.Time) {
 	r.tcp.Observe(v.TCP, now)
 }
 
-// Collect copies the kernel's counts.
-func (c *dns) Collect(_ context.Context, now time.Time) error {
-	err := errors.Join(c.queries.Sweep(), c.ledger.collect(now))
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *dns) Verdicts() []verdict.Verdict { return c.verdicts(DNSName) }
-
-// Close detaches the probe.
-func (c *dns) Close() error {
-	c.ledger.close()
-	c.unwatch()
-	return c.queries.Close()
+// Collect looks for queries that nobody answers, and copies the kernel's counts.
+func (c *dns) Collect(ctx context.Context, now time.Time) error {
+	return errors.Join(c.queries.Sweep(), c.tally.Collect(ctx, now))
 }

@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -9,7 +8,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // DropsName is the name, in verdicts, of the collector of dropped packets.
@@ -17,13 +15,6 @@ const DropsName = "latency/drops"
 
 // keyDropReason says why a packet was dropped.
 const keyDropReason = attribute.Key("linux.drop_reason")
-
-// drops collects packets that the kernel dropped.
-type drops struct {
-	common
-	ledger *ledger[bpf.DropsCounts, *dropsRegisters]
-	host   *dropsRegisters
-}
 
 // dropsRegisters are those of the host or of an owner: one for each reason that occurred.
 type dropsRegisters struct {
@@ -41,16 +32,14 @@ func (d Deps) NewDrops(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &drops{common: d.watch("drops", probe.Probe, true)}
-	system, container := declareDrops(env.Metrics, "system"), declareDrops(env.Metrics, "container")
 	open := func(family metric.IntFamily) func(*metric.Entity) *dropsRegisters {
 		return func(e *metric.Entity) *dropsRegisters {
 			return &dropsRegisters{entity: e, family: family, reason: probe.Reason}
 		}
 	}
-	c.host = open(system)(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, open(container), (*dropsRegisters).store)
-	return c, nil
+	system, container := declareDrops(env.Metrics, "system"), declareDrops(env.Metrics, "container")
+	r := registers[bpf.DropsCounts, *dropsRegisters]{open(system), open(container), (*dropsRegisters).store}
+	return newTally(env, d.Attribution, d.watch("drops", probe.Probe, true), probe.Table, nil, r), nil
 }
 
 // declareDrops declares the metric of the host (system) or of owners (container).
@@ -76,20 +65,4 @@ func (r *dropsRegisters) store(v *bpf.DropsCounts, now time.Time) {
 		}
 		r.counts[i].Observe(n, now)
 	}
-}
-
-// Collect copies the kernel's counts.
-func (c *drops) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe counts.
-func (c *drops) Verdicts() []verdict.Verdict { return c.verdicts(DropsName) }
-
-// Close detaches the probe.
-func (c *drops) Close() error {
-	c.ledger.close()
-	return c.close()
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // FSOpsName is the filesystem-operation collector's name in verdicts.
@@ -99,9 +98,3 @@ func (c *fsOps) Collect(context.Context, time.Time) error {
 	}
 	return nil
 }
-
-// Verdicts says how the probe measures.
-func (c *fsOps) Verdicts() []verdict.Verdict { return c.verdicts(FSOpsName) }
-
-// Close detaches the probe.
-func (c *fsOps) Close() error { return c.close() }

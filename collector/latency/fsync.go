@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -9,7 +8,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // FsyncName is the fsync collector's name in verdicts.
@@ -17,13 +15,6 @@ const FsyncName = "latency/fsync"
 
 // keyFsyncKind says whether a wait was for all of a file, or for its data.
 const keyFsyncKind = attribute.Key("linux.fsync.kind")
-
-// fsync collects how long tasks wait until their data is on disk.
-type fsync struct {
-	common
-	ledger *ledger[bpf.FsyncCounts, fsyncRegisters]
-	host   fsyncRegisters
-}
 
 // fsyncRegisters are those of the host or of an owner.
 type fsyncRegisters struct {
@@ -38,11 +29,8 @@ func (d Deps) NewFsync(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &fsync{common: d.watch("fsync", probe.Probe, true)}
-	system, container := declareFsync(env.Metrics, "system"), declareFsync(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, fsyncRegisters.store)
-	return c, nil
+	c := d.watch("fsync", probe.Probe, true)
+	return newTally(env, d.Attribution, c, probe.Table, nil, declared(env.Metrics, declareFsync, fsyncRegisters.store)), nil
 }
 
 // declareFsync declares the metrics of the host (system) or of owners (container), and returns what makes their
@@ -85,20 +73,4 @@ func (r fsyncRegisters) store(v *bpf.FsyncCounts, now time.Time) {
 	for i := range r.errors {
 		r.errors[i].Observe(v.Errors[i], now)
 	}
-}
-
-// Collect copies the kernel's counts.
-func (c *fsync) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *fsync) Verdicts() []verdict.Verdict { return c.verdicts(FsyncName) }
-
-// Close detaches the probe.
-func (c *fsync) Close() error {
-	c.ledger.close()
-	return c.close()
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // LockName is the lock collector's name in verdicts.
@@ -130,11 +129,8 @@ func (c *lock) Collect(_ context.Context, now time.Time) error {
 	return err
 }
 
-// Verdicts says how the probe measures.
-func (c *lock) Verdicts() []verdict.Verdict { return c.verdicts(LockName) }
-
 // Close detaches the probe.
 func (c *lock) Close() error {
 	c.ledger.close()
-	return c.close()
+	return c.common.Close()
 }

@@ -1,24 +1,15 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // OOMName is the OOM collector's name in verdicts.
 const OOMName = "latency/oom"
-
-// oom collects whom the OOM killer chose.
-type oom struct {
-	common
-	ledger *ledger[bpf.OOMCounts, oomRegisters]
-	host   oomRegisters
-}
 
 // oomRegisters are those of the host or of an owner.
 type oomRegisters struct {
@@ -32,11 +23,8 @@ func (d Deps) NewOOM(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &oom{common: d.watch("oom", probe.Probe, false)} // it is rare, and each one counts
-	system, container := declareOOM(env.Metrics, "system"), declareOOM(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, oomRegisters.store)
-	return c, nil
+	c := d.watch("oom", probe.Probe, false) // it is rare, and each one counts
+	return newTally(env, d.Attribution, c, probe.Table, nil, declared(env.Metrics, declareOOM, oomRegisters.store)), nil
 }
 
 // declareOOM declares the metrics of the host (system) or of owners (container), and returns what makes their registers.
@@ -53,19 +41,3 @@ func declareOOM(g *metric.Group, area string) func(*metric.Entity) oomRegisters 
 }
 
 func (r oomRegisters) store(v *bpf.OOMCounts, now time.Time) { r.victims.Observe(v.Victims, now) }
-
-// Collect copies the kernel's counts.
-func (c *oom) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe counts.
-func (c *oom) Verdicts() []verdict.Verdict { return c.verdicts(OOMName) }
-
-// Close detaches the probe.
-func (c *oom) Close() error {
-	c.ledger.close()
-	return c.close()
-}

@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -9,7 +8,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // ReclaimName is the reclaim collector's name in verdicts.
@@ -17,13 +15,6 @@ const ReclaimName = "latency/reclaim"
 
 // keyReclaimKind says whose memory was short.
 const keyReclaimKind = attribute.Key("linux.reclaim.kind")
-
-// reclaim collects how long tasks are held up by direct reclaim.
-type reclaim struct {
-	common
-	ledger *ledger[bpf.ReclaimCounts, reclaimRegisters]
-	host   reclaimRegisters
-}
 
 // reclaimRegisters are those of the host or of an owner.
 type reclaimRegisters struct {
@@ -37,11 +28,8 @@ func (d Deps) NewReclaim(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &reclaim{common: d.watch("reclaim", probe.Probe, true)}
-	system, container := declareReclaim(env.Metrics, "system"), declareReclaim(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, reclaimRegisters.store)
-	return c, nil
+	c := d.watch("reclaim", probe.Probe, true)
+	return newTally(env, d.Attribution, c, probe.Table, nil, declared(env.Metrics, declareReclaim, reclaimRegisters.store)), nil
 }
 
 // declareReclaim declares the metrics of the host (system) or of owners (container), and returns what makes their
@@ -67,20 +55,4 @@ func (r reclaimRegisters) store(v *bpf.ReclaimCounts, _ time.Time) {
 	for i := range r.stall {
 		r.stall[i].load(&v.Stall[i])
 	}
-}
-
-// Collect copies the kernel's counts.
-func (c *reclaim) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *reclaim) Verdicts() []verdict.Verdict { return c.verdicts(ReclaimName) }
-
-// Close detaches the probe.
-func (c *reclaim) Close() error {
-	c.ledger.close()
-	return c.close()
 }

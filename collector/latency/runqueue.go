@@ -4,7 +4,6 @@
 package latency
 
 import (
-	"context"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -12,7 +11,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // RunQueueName is the run-queue collector's name in verdicts.
@@ -20,13 +18,6 @@ const RunQueueName = "latency/runqueue"
 
 // keyPreemptedBy says who took the CPU.
 const keyPreemptedBy = attribute.Key("linux.preempted_by")
-
-// runQueue collects how long tasks wait for a CPU.
-type runQueue struct {
-	common
-	ledger *ledger[bpf.RunQueueCounts, runQueueRegisters]
-	host   runQueueRegisters
-}
 
 // runQueueRegisters are those of the host or of an owner.
 type runQueueRegisters struct {
@@ -42,11 +33,8 @@ func (d Deps) NewRunQueue(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &runQueue{common: d.watch("runqueue", probe.Probe, true)}
-	system, container := declareRunQueue(env.Metrics, "system"), declareRunQueue(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start())) // the kernel's counters began with the probe
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), probe.Moved, container, runQueueRegisters.store)
-	return c, nil
+	c := d.watch("runqueue", probe.Probe, true)
+	return newTally(env, d.Attribution, c, probe.Table, probe.Moved, declared(env.Metrics, declareRunQueue, runQueueRegisters.store)), nil
 }
 
 // declareRunQueue declares the metrics of the host (system) or of owners (container), and returns what makes their
@@ -93,20 +81,4 @@ func (r runQueueRegisters) store(v *bpf.RunQueueCounts, now time.Time) {
 		r.preempted[i].Observe(v.Preempted[i], now)
 		r.preemptedTime[i].Observe(seconds(v.PreemptedNS[i]), now)
 	}
-}
-
-// Collect copies the kernel's counts.
-func (c *runQueue) Collect(_ context.Context, now time.Time) error {
-	err := c.ledger.collect(now)
-	c.host.store(&c.ledger.total, now)
-	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *runQueue) Verdicts() []verdict.Verdict { return c.verdicts(RunQueueName) }
-
-// Close detaches the probe.
-func (c *runQueue) Close() error {
-	c.ledger.close()
-	return c.close()
 }

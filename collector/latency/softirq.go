@@ -111,9 +111,3 @@ func (c *softIRQ) Collect(context.Context, time.Time) error {
 	}
 	return nil
 }
-
-// Verdicts says how the probe measures.
-func (c *softIRQ) Verdicts() []verdict.Verdict { return c.verdicts(SoftIRQName) }
-
-// Close detaches the probe.
-func (c *softIRQ) Close() error { return c.close() }

@@ -200,7 +200,7 @@ func errorName(number int) string {
 
 // Verdicts says how the probe measures.
 func (c *systemCalls) Verdicts() []verdict.Verdict {
-	list := c.verdicts(SyscallsName)
+	list := c.common.Verdicts()
 	v := &list[0]
 	if len(c.absent) > 0 && v.State == verdict.Active {
 		v.State = verdict.Degraded
@@ -215,5 +215,5 @@ func (c *systemCalls) Verdicts() []verdict.Verdict {
 // Close detaches the probe.
 func (c *systemCalls) Close() error {
 	c.ledger.close()
-	return c.close()
+	return c.common.Close()
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/metric"
-	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // TCPName is the TCP collector's name in verdicts.
@@ -36,11 +35,9 @@ const tcpHooks = "tp_btf/inet_sock_set_state, iter/bpf_sk_storage_map"
 
 // tcp collects what becomes of TCP connections.
 type tcp struct {
-	common
-	probe  *bpf.TCP
-	ledger *ledger[bpf.TCPCounts, *tcpRegisters]
-	host   *tcpRegisters
-	next   time.Time // of the next sweep
+	*tally[bpf.TCPCounts, *tcpRegisters]
+	connections *bpf.TCP
+	next        time.Time // of the next sweep
 }
 
 // tcpRegisters are those of the host or of an owner.
@@ -75,17 +72,14 @@ func (d Deps) NewTCP(env collector.Env) (collector.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &tcp{probe: probe, common: common{
-		probe: probe.Probe, meter: d.Meter, name: "tcp", unwatch: d.Meter.Watch(probe.Watched("tcp")),
-	}}
-	system, container := declareTCP(env.Metrics, "system"), declareTCP(env.Metrics, "container")
-	c.host = system(env.Metrics.Entity(env.Host, probe.Start()))
+	watched := d.watchAll(probe.Probe, probe, probe.Watched("tcp"))
+	c := &tcp{connections: probe, tally: newTally(env, d.Attribution, watched, probe.Table, nil,
+		declared(env.Metrics, declareTCP, (*tcpRegisters).store))}
 	for cause := range c.host.failed {
 		for peer := range tcpPeers {
 			c.host.fail(cause, peer)
 		}
 	}
-	c.ledger = newLedger(env, d.Attribution, probe.Table, probe.Start(), nil, container, (*tcpRegisters).store)
 	return c, nil
 }
 
@@ -179,10 +173,8 @@ func (r *tcpRegisters) store(v *bpf.TCPCounts, now time.Time) {
 }
 
 // Collect lets the kernel look at the connections that are open, and copies its counts.
-func (c *tcp) Collect(_ context.Context, now time.Time) error {
-	err := errors.Join(c.sweep(now), c.ledger.collect(now))
-	c.host.store(&c.ledger.total, now)
-	return err
+func (c *tcp) Collect(ctx context.Context, now time.Time) error {
+	return errors.Join(c.sweep(now), c.tally.Collect(ctx, now))
 }
 
 // sweep looks at the open connections unless the last look took so long that it is too early.
@@ -191,17 +183,7 @@ func (c *tcp) sweep(now time.Time) error {
 		return nil
 	}
 	began := time.Now()
-	err := c.probe.Sweep()
+	err := c.connections.Sweep()
 	c.next = now.Add(min(sweepRest*time.Since(began), sweepRestMax))
 	return err
-}
-
-// Verdicts says how the probe measures.
-func (c *tcp) Verdicts() []verdict.Verdict { return c.verdicts(TCPName) }
-
-// Close detaches the probe.
-func (c *tcp) Close() error {
-	c.ledger.close()
-	c.unwatch()
-	return c.probe.Close()
 }
