@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -35,6 +36,21 @@ func TestValid(t *testing.T) {
 			{Name: "checkout", Match: Match{Port: 8080}},
 			{Name: `Warenkorb "neu"`, Match: Match{Unit: "cart.service", Command: "java"}},
 			{Name: "checkout", Match: Match{Container: "4c01db0b339c"}},
+		},
+		Probes: []Probe{
+			{
+				Name: "shop", Service: "checkout", Target: &url.URL{Scheme: "https", Host: "shop.example.com", Path: "/health", RawQuery: "deep=1"},
+				Interval: 500 * time.Millisecond, Timeout: 2 * time.Second, Method: "POST",
+				Headers: map[string]string{"accept": "text/plain", "host": "shop.internal"},
+				Expect:  Expect{Status: []string{"2xx", "404"}, Body: "all is well"},
+				TLS:     ProbeTLS{CA: "/etc/ssl/own-ca.pem", ServerName: "shop.internal"},
+			},
+			{Name: "web", Service: "web", Target: &url.URL{Scheme: "http", Host: "[::1]:8080"}, Interval: 10 * time.Second, Timeout: 5 * time.Second, Method: "GET"},
+			{Name: "db", Service: "db", Target: &url.URL{Scheme: "tcp", Host: "db:5432", Path: "/"}, Interval: time.Hour, Timeout: time.Minute},
+			{Name: "cart", Service: "cart", Target: &url.URL{Scheme: "grpcs", Host: "cart:443", Path: "/shop.Cart"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "resolver", Service: "resolver", Target: &url.URL{Scheme: "dns", Host: "10.0.0.53", Path: "/example.com.", RawQuery: "type=aaaa"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "gateway", Service: "gateway", Target: &url.URL{Scheme: "icmp", Host: "10.0.0.1"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "mail", Service: "mail", Target: &url.URL{Scheme: "tls", Host: "mail:993"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
 		},
 		Export: []Destination{
 			{
@@ -248,6 +264,12 @@ func checkSound(t *testing.T, c Config) {
 	for _, s := range c.Services {
 		if s.Name == "" || s.Match == (Match{}) {
 			t.Errorf("service %+v", s)
+		}
+	}
+	for _, p := range c.Probes {
+		if p.Name == "" || p.Service == "" || p.Target == nil || p.Target.Hostname() == "" || p.Interval < MinProbeInterval ||
+			p.Timeout < MinProbeTimeout || p.Timeout > MaxProbeOverlap*p.Interval {
+			t.Errorf("probe %+v", p)
 		}
 	}
 	if c.Interval < MinInterval || c.Interval > MaxInterval || !filepath.IsAbs(c.Host.Root) {
