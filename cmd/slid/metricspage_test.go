@@ -243,7 +243,7 @@ type collectorText struct {
 func collectorTexts(t *testing.T) map[string]collectorText {
 	t.Helper()
 	docs := map[string]map[string]string{}
-	for _, pkg := range []string{"host", "latency", "service"} {
+	for _, pkg := range []string{"host", "latency", "service", "probe"} {
 		docs[pkg] = packageDocs(t, "../../collector/"+pkg)
 	}
 	texts := map[string]collectorText{}
@@ -345,7 +345,8 @@ func constructorIn(n ast.Node, seen map[any]bool) (found [2]string) {
 				found = [2]string{constructorIn(pkg, seen)[0], n.Sel.Name}
 				return false
 			}
-			if ok && slices.Contains([]string{"host", "latency", "service"}, pkg.Name) && n.Sel.Name != "Override" {
+			if ok && slices.Contains([]string{"host", "latency", "service", "probe"}, pkg.Name) &&
+				n.Sel.Name != "Override" && n.Sel.Name != "Options" {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}
 		case *ast.Ident:

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -119,9 +120,9 @@ func (d *decoder) checkKind(p *Probe, at map[string]value) {
 		d.wrong(v, "means nothing to a probe by "+p.Target.Scheme, "remove it, or use https, grpcs or tls")
 	}
 	if isHTTP && p.Method == "" {
-		p.Method = "GET"
+		p.Method = http.MethodGet
 	}
-	if v, ok := at["expect"]; ok && p.Method == "HEAD" && p.Expect.Body != "" {
+	if v, ok := at["expect"]; ok && p.Method == http.MethodHead && p.Expect.Body != "" {
 		d.wrong(v, "wants a body, and an answer to HEAD has none", "use method: GET")
 	}
 }
@@ -243,7 +244,7 @@ func dnsFault(u *url.URL) (what, remedy string) {
 }
 
 // methods are those of HTTP that a probe may use. One that sends a body would need one.
-var methods = []string{"GET", "HEAD", "OPTIONS", "POST"}
+var methods = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPost}
 
 func (d *decoder) method(v value, into *string) {
 	s, ok := d.text(v)
