@@ -2,7 +2,6 @@ package probe
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -111,8 +110,8 @@ func (c *connecting) explain(ctx context.Context, err error, answered bool) erro
 	default:
 	}
 	switch code := status.Code(err); {
-	case ctx.Err() != nil:
-		return errors.Join(ctx.Err(), err)
+	case ctx.Err() != nil || code == codes.DeadlineExceeded: // the server has our time limit, and may be the first to say so
+		return &failure{timeout, err}
 	case answered:
 		return &failure{badStatus, err}
 	case code == codes.Unavailable:

@@ -20,6 +20,7 @@ func renderTable(b *bytes.Buffer, r *Report, l layout) {
 	p := newPage(b, l)
 	p.header(r)
 	p.services(r)
+	p.probes(r.Probes)
 	p.latency(r.Latency)
 	p.owners(r)
 	p.host(r.System)
