@@ -177,10 +177,17 @@ type prober struct {
 
 func newProber(o Options, log *slog.Logger, all chan struct{}) *prober {
 	p := &prober{Options: o, log: log.With("probe", o.Name), all: all, own: make(chan struct{}, overlap(o))}
-	if o.Target.Scheme == "icmp" { // to know it before the first attempt
-		p.local = checkEcho(o.Target.Hostname())
-	}
+	p.local = p.check() // to know it before the first attempt
 	return p
+}
+
+// check returns what slid lacks for the probe, or nil.
+func (p *prober) check() error {
+	if p.Target.Scheme == "icmp" {
+		return checkEcho(p.host())
+	}
+	_, err := newTrust(p.Options)
+	return err
 }
 
 // obstacle returns why slid itself could not make the last attempt, or nil.

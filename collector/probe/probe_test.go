@@ -221,14 +221,17 @@ func TestVerdicts(t *testing.T) {
 	good.Interval, bad.Interval = time.Hour, time.Hour
 	bad.Name, bad.CA = "bad", "/nonesuch/ca.pem"
 	l := newLab(t, good, bad)
-	if v := l.Verdicts(); len(v) != 1 || v[0].State != verdict.Active || v[0].Hook != "tcp 1, https 1" {
-		t.Errorf("before the first attempt: %+v", v)
+	v := l.Verdicts()
+	if v[0].State != verdict.Active || v[0].Hook != "tcp 1, https 1" {
+		t.Errorf("%+v", v)
 	}
 	l.probes[1].attempt(t.Context(), time.Now())
-	v := l.Verdicts()
+	if again := l.Verdicts(); !slices.Equal(v, again) {
+		t.Errorf("before the first attempt %+v, afterwards %+v", v, again)
+	}
 	if len(v) != 2 || v[1].Name != "service/probe/bad" || v[1].State != verdict.Unavailable ||
 		!strings.Contains(v[1].Missing, "/nonesuch/ca.pem") {
-		t.Errorf("afterwards: %+v", v)
+		t.Errorf("%+v", v)
 	}
 	if got := total(l.take(t), "probe.schedule.missed", reasonKey, "local"); got != 1 {
 		t.Errorf("%d missed", got)

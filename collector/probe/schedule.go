@@ -56,7 +56,7 @@ func (p *prober) run(ctx context.Context, tasks *sync.WaitGroup) {
 // start starts the attempt that is due, unless there is no room for it or slid comes too late: after a standstill of
 // its own, what was due in the meantime would tell of slid and not of the target.
 func (p *prober) start(ctx context.Context, due time.Time, tasks *sync.WaitGroup) {
-	if time.Since(due) >= min(p.Interval, p.Timeout) {
+	if time.Since(due) >= p.tolerance() {
 		p.miss(missedLate)
 		return
 	}
@@ -79,20 +79,29 @@ func (p *prober) start(ctx context.Context, due time.Time, tasks *sync.WaitGroup
 	})
 }
 
+// tolerance is the delay from which on slid counts as standing still.
+func (p *prober) tolerance() time.Duration { return min(p.Interval, p.Timeout) }
+
 func (p *prober) miss(why missed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tallies.missed[why]++
 }
 
-// attempt asks once. One that is broken off because slid ends is not counted.
+// attempt asks once. One that is broken off because slid ends is not counted, and one that slid could not end in time,
+// since it stood still itself, counts as missed: the answer may have lain there.
 func (p *prober) attempt(ctx context.Context, due time.Time) {
+	begun := time.Now()
 	limited, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	t := newTimeline(due, p.begin())
 	err := p.guard(limited, t)
 	t.end()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
+		return
+	case time.Since(begun) >= p.Timeout+p.tolerance():
+		p.miss(missedLate)
 		return
 	}
 	p.note(t, classify(err, t.phase, limited.Err() != nil), err)

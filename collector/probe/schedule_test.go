@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,14 @@ func TestFirstAfter(t *testing.T) {
 			rt.Errorf("offset %v, want %v", got, offset)
 		}
 	})
+}
+
+// TestWallClockMayJump: what is due is counted by the monotonic clock, which shows in a time's text.
+func TestWallClockMayJump(t *testing.T) {
+	due := firstAfter(time.Now(), time.Second, 0).Add(time.Hour)
+	if !strings.Contains(due.String(), " m=+") {
+		t.Errorf("%v has no reading of the monotonic clock", due)
+	}
 }
 
 // TestHostsSpread: of a thousand hosts with the same probe, each tenth of the interval gets about a tenth.
@@ -150,6 +159,14 @@ func TestStandstillOfSlid(t *testing.T) {
 		tasks.Wait()
 		if got := p.tallies.phases[phaseSchedule].sum; got != 0.4 {
 			t.Errorf("%v s of delay, want 0.4", got)
+		}
+		p.ask = func(ctx context.Context, _ *timeline) error { // stopped amid an attempt, and woken up
+			time.Sleep(10 * time.Second)
+			return ctx.Err()
+		}
+		p.attempt(t.Context(), time.Now())
+		if p.tallies.missed[missedLate] != 10 || p.tallies.attempts[timeout] != 0 {
+			t.Errorf("missed %v, attempts %v", p.tallies.missed, p.tallies.attempts)
 		}
 	})
 }

@@ -85,7 +85,7 @@ func (p *page) services(r *Report) {
 // noServices says why there is no service to show.
 func noServices(r *Report) string {
 	for _, v := range r.Sources {
-		if strings.HasPrefix(v.Name, "service/") && v.State == verdict.Unavailable {
+		if v.Name == "service/traffic" && v.State == verdict.Unavailable {
 			return "Services cannot be seen here: " + v.Name + " under NOT SEEN says why."
 		}
 	}

@@ -231,13 +231,19 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	f.Add([]byte("\r\r00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("slid.yaml", data)
 		if err == nil {
 			checkSound(t, c)
 			return
 		}
-		lines := 1 + bytes.Count(data, []byte("\n"))
+		lines := 1
+		for _, r := range string(data) {
+			if strings.ContainsRune("\r\n\u0085\u2028\u2029", r) { // what ends a line in YAML
+				lines++
+			}
+		}
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 			p, ok := errors.AsType[*Problem](e)
 			if !ok || !place.MatchString(e.Error()) || p.Line > lines+1 || p.Remedy == "" {
