@@ -243,7 +243,7 @@ type collectorText struct {
 func collectorTexts(t *testing.T) map[string]collectorText {
 	t.Helper()
 	docs := map[string]map[string]string{}
-	for _, pkg := range []string{"host", "latency", "service"} {
+	for _, pkg := range []string{"host", "latency", "service", "probe"} {
 		docs[pkg] = packageDocs(t, "../../collector/"+pkg)
 	}
 	texts := map[string]collectorText{}
@@ -348,7 +348,8 @@ func constructorIn(n ast.Node, deps bool, seen map[any]bool) (found [2]string) {
 				}
 				return false
 			}
-			if ok && slices.Contains([]string{"host", "latency", "service"}, pkg.Name) && n.Sel.Name != "Override" && (deps || n.Sel.Name != "Deps") {
+			if ok && slices.Contains([]string{"host", "latency", "service", "probe"}, pkg.Name) &&
+				n.Sel.Name != "Override" && n.Sel.Name != "Options" && (deps || n.Sel.Name != "Deps") {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}
 		case *ast.Ident:

@@ -66,6 +66,9 @@ func (c *counts) take() string {
 		if name := attributeOf(rm.Resource, "service.name"); name == "" || name == "slid" {
 			continue // the host and slid itself
 		}
+		if attributeOf(rm.Resource, "probe.target") != "" {
+			continue // what slid asks is nobody's request
+		}
 		services++
 		for _, m := range rm.ScopeMetrics[0].Metrics {
 			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "http.server.response.count" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/latency"
+	"github.com/slid-agent/slid/collector/probe"
 	"github.com/slid-agent/slid/collector/service"
 	"github.com/slid-agent/slid/internal/config"
 )
@@ -69,6 +70,8 @@ func switchedOff(c config.Config, f collector.Factory) string {
 	switch {
 	case slices.Contains(disabled, name):
 		return "switched off by " + area + ".disabled in the configuration"
+	case f.Name == probe.Name && len(c.Probes) == 0:
+		return "off by default: name servers to ask by probes in the configuration"
 	case f.OptIn && !slices.Contains(c.Latency.Enabled, name):
 		return "opt-in: latency.enabled in the configuration switches it on"
 	}
@@ -81,6 +84,19 @@ func overrides(c config.Config) []service.Override {
 	for _, s := range c.Services {
 		list = append(list, service.Override{
 			Name: s.Name, Port: s.Match.Port, Unit: s.Match.Unit, Container: s.Match.Container, Command: s.Match.Command,
+		})
+	}
+	return list
+}
+
+// probeOptions returns the probes of the configuration.
+func probeOptions(c config.Config) []probe.Options {
+	var list []probe.Options
+	for _, p := range c.Probes {
+		list = append(list, probe.Options{
+			Name: p.Name, Service: p.Service, Target: p.Target, Interval: p.Interval, Timeout: p.Timeout,
+			Method: p.Method, Headers: p.Headers, Status: p.Expect.Status, Body: p.Expect.Body,
+			CA: p.TLS.CA, ServerName: p.TLS.ServerName,
 		})
 	}
 	return list

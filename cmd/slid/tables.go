@@ -7,6 +7,7 @@ import (
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
+	"github.com/slid-agent/slid/collector/probe"
 	"github.com/slid-agent/slid/collector/service"
 	"github.com/slid-agent/slid/exporter/text"
 	"github.com/slid-agent/slid/internal/config"
@@ -57,6 +58,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewSyscalls(c.Latency.Syscalls)},
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
+		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
 	}
@@ -86,5 +88,11 @@ type constructor = func(collector.Env) (collector.Collector, error)
 func traffic(d latency.Deps, overrides []service.Override) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
 		return service.NewTraffic(env, d.Kernel, d.Meter, overrides)
+	}
+}
+
+func probes(list []probe.Options) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return probe.NewProbes(env, version, list)
 	}
 }

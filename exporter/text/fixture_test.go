@@ -261,6 +261,9 @@ func full(t testing.TB, o Options) *lab {
 		for range 1000 + n*9234 {
 			run.Record(15e-6 * lognormal(rng, 1.2))
 		}
+		l.probe("checkout-health", "checkout", "https", share{"success", 9}, share{"timeout", 1})
+		l.probe("resolver", "resolver", "dns", share{"success", 10})
+		l.probe("gateway", "gateway", "icmp")
 		l.owner(rng, "nginx", 20e-6, 500+n*4000, at)
 		l.owner(rng, "other", 5e-6, 500+n*1000, at)
 		l.fill(rng, nginx, .011, n*74375)
@@ -297,6 +300,35 @@ func (l *lab) owner(rng *rand.Rand, name string, median float64, n int, at time.
 	const preempted = "container.cpu.linux.runqueue.preempted_time"
 	l.float(e, l.latency, metric.Counter, preempted, .1*waited, at, str("linux.preempted_by", "own"))
 	l.float(e, l.latency, metric.Counter, preempted, .25*waited, at, str("linux.preempted_by", "other"))
+}
+
+// probe records attempts of an active probe: a success takes 20 ms, a timeout 5 s, and one of icmp cannot be made.
+func (l *lab) probe(name, service, kind string, results ...share) {
+	if l.owned[name] == nil {
+		l.owned[name] = l.service.Entity(resource.NewSchemaless(
+			str("service.name", service), str("service.instance.id", "0f3c/probe/"+name), str("host.id", "0f3c"),
+			str("host.name", "web-17"), str("probe.kind", kind), str("probe.target", kind+"://"+name)), began)
+	}
+	e, p := l.owned[name], str("probe.name", name)
+	attempts := func(outcome string) *metric.Int {
+		return l.service.Int(metric.Desc{Name: "probe.attempts", Kind: metric.Counter, Unit: "{attempt}"}).With(e, p, str("probe.outcome", outcome))
+	}
+	attempts("success")
+	for _, r := range results {
+		attempts(r.name).Add(int64(r.of))
+		took := 0.02
+		if r.name == "timeout" {
+			took = 5
+		}
+		l.hist(e, l.service, "probe.duration", p, str("probe.outcome", r.name)).RecordN(took, uint64(r.of))
+	}
+	missed := l.service.Int(metric.Desc{Name: "probe.schedule.missed", Kind: metric.Counter, Unit: "{attempt}"}).With(e, p, str("probe.missed.reason", "local"))
+	switch kind {
+	case "icmp":
+		missed.Add(10)
+	case "https":
+		l.service.Float(metric.Desc{Name: "probe.tls.certificate.expiry", Kind: metric.Gauge, Unit: "s"}).With(e, p).Set(11.5 * 86400)
+	}
 }
 
 // fill records n request durations around a median; n is a multiple of 25.

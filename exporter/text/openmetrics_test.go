@@ -288,7 +288,7 @@ func TestOpenMetricsIsValidAndComplete(t *testing.T) {
 			}
 		}
 	}
-	if n := len(families["target"].samples); points != 1 || n != 7 {
+	if n := len(families["target"].samples); points != 1 || n != 10 {
 		t.Errorf("%d series of nginx, %d targets", points, n)
 	}
 }

@@ -20,8 +20,9 @@ type Report struct {
 	Time          time.Time         `json:"time"` // end of the window, UTC, whole seconds
 	WindowSeconds float64           `json:"window_seconds"`
 	System        *System           `json:"system,omitempty"`
-	Services      []Service         `json:"services"` // worst first: by share of errors, then by requests
-	SLOs          []struct{}        `json:"slos"`     // empty as long as objectives are not evaluated
+	Services      []Service         `json:"services"`         // worst first: by share of errors, then by requests
+	Probes        []Probe           `json:"probes,omitempty"` // what slid asks by itself: worst first; absent without probes
+	SLOs          []struct{}        `json:"slos"`             // empty as long as objectives are not evaluated
 	Latency       []Latency         `json:"latency"`
 	Owners        []Owner           `json:"owners"` // units and containers that waited in the kernel, longest first
 	Agent         Agent             `json:"agent"`
@@ -143,6 +144,7 @@ func newReport(w window, o Options) *Report {
 		WindowSeconds: w.to.at.Sub(w.from.at).Round(time.Millisecond).Seconds(),
 		System:        w.system(),
 		Services:      w.services(),
+		Probes:        w.probes(),
 		SLOs:          []struct{}{},
 		Latency:       w.latencies(),
 		Owners:        w.owners(),

@@ -20,6 +20,7 @@ func renderTable(b *bytes.Buffer, r *Report, l layout) {
 	p := newPage(b, l)
 	p.header(r)
 	p.services(r)
+	p.probes(r.Probes)
 	p.latency(r.Latency)
 	p.owners(r)
 	p.host(r.System)
@@ -84,7 +85,7 @@ func (p *page) services(r *Report) {
 // noServices says why there is no service to show.
 func noServices(r *Report) string {
 	for _, v := range r.Sources {
-		if strings.HasPrefix(v.Name, "service/") && v.State == verdict.Unavailable {
+		if v.Name == "service/traffic" && v.State == verdict.Unavailable {
 			return "Services cannot be seen here: " + v.Name + " under NOT SEEN says why."
 		}
 	}

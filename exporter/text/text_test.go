@@ -119,6 +119,15 @@ func TestContract(t *testing.T) {
 			RSSBytes   *int64   `json:"rss_bytes"`
 			EventsLost *int64   `json:"events_lost"`
 		} `json:"agent"`
+		Probes []struct {
+			Probe, Service, Kind, Target string
+			Attempts                     int64
+			Outcomes                     map[string]int64
+			SuccessRatio                 *float64   `json:"success_ratio"`
+			Latency                      *quantiles `json:"latency_seconds"`
+			Missed                       *int64
+			Expiry                       *float64 `json:"certificate_expiry_seconds"`
+		} `json:"probes"`
 		Sources []map[string]string `json:"sources"`
 	}
 	l := full(t, Options{Format: JSON, Host: "given"})
@@ -143,6 +152,14 @@ func TestContract(t *testing.T) {
 	}
 	if p := r.Latency[0]; p.Probe != "runqueue" || p.Count != 10234 || *p.P50 < 12e-6 || *p.P50 > 18e-6 || *p.P99 < *p.P50 {
 		t.Errorf("latency: %+v", p)
+	}
+	if p := r.Probes[0]; len(r.Probes) != 3 || p.Probe != "checkout-health" || p.Service != "checkout" || p.Kind != "https" ||
+		p.Target != "https://checkout-health" || p.Attempts != 10 || *p.SuccessRatio != 0.9 || p.Outcomes["timeout"] != 1 ||
+		p.Latency.P50 > 0.022 || p.Latency.P99 < 4.5 || *p.Expiry != 11.5*86400 {
+		t.Errorf("probe: %+v", p)
+	}
+	if p := r.Probes[2]; p.Probe != "gateway" || p.Attempts != 0 || p.SuccessRatio != nil || p.Latency != nil || *p.Missed != 10 {
+		t.Errorf("a probe that could not be made: %+v", p)
 	}
 	if a := r.Agent; *a.CPUSeconds != 0.03 || *a.RSSBytes != 19000000 || *a.EventsLost != 0 {
 		t.Errorf("agent: %+v", a)

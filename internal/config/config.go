@@ -44,6 +44,7 @@ type Config struct {
 	Latency  Latency
 	Services []Service // overrides of discovered names; the first that matches wins
 	SLOs     []slo.Objective
+	Probes   []Probe       // what slid asks by itself; their names are unique
 	Export   []Destination // empty: the file names none
 
 	named  []named   // collectors that are switched on or off, with their places in the file

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -53,6 +54,21 @@ func TestValid(t *testing.T) {
 					Name: "search-up", Good: condition(t, "status < 500"), Select: slo.Selection{Service: "search", Methods: 0b11},
 				}}},
 			},
+		},
+		Probes: []Probe{
+			{
+				Name: "shop", Service: "checkout", Target: &url.URL{Scheme: "https", Host: "shop.example.com", Path: "/health", RawQuery: "deep=1"},
+				Interval: 500 * time.Millisecond, Timeout: 2 * time.Second, Method: "POST",
+				Headers: map[string]string{"accept": "text/plain", "host": "shop.internal"},
+				Expect:  Expect{Status: []string{"2xx", "404"}, Body: "all is well"},
+				TLS:     ProbeTLS{CA: "/etc/ssl/own-ca.pem", ServerName: "shop.internal"},
+			},
+			{Name: "web", Service: "web", Target: &url.URL{Scheme: "http", Host: "[::1]:8080"}, Interval: 10 * time.Second, Timeout: 5 * time.Second, Method: "GET"},
+			{Name: "db", Service: "db", Target: &url.URL{Scheme: "tcp", Host: "db:5432", Path: "/"}, Interval: time.Hour, Timeout: time.Minute},
+			{Name: "cart", Service: "cart", Target: &url.URL{Scheme: "grpcs", Host: "cart:443", Path: "/shop.Cart"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "resolver", Service: "resolver", Target: &url.URL{Scheme: "dns", Host: "10.0.0.53", Path: "/example.com.", RawQuery: "type=aaaa"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "gateway", Service: "gateway", Target: &url.URL{Scheme: "icmp", Host: "10.0.0.1"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
+			{Name: "mail", Service: "mail", Target: &url.URL{Scheme: "tls", Host: "mail:993"}, Interval: 10 * time.Second, Timeout: 5 * time.Second},
 		},
 		Export: []Destination{
 			{
@@ -255,13 +271,19 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	f.Add([]byte("\r\r00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("slid.yaml", data)
 		if err == nil {
 			checkSound(t, c)
 			return
 		}
-		lines := 1 + bytes.Count(data, []byte("\n"))
+		lines := 1
+		for _, r := range string(data) {
+			if strings.ContainsRune("\r\n\u0085\u2028\u2029", r) { // what ends a line in YAML
+				lines++
+			}
+		}
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 			p, ok := errors.AsType[*Problem](e)
 			if !ok || !place.MatchString(e.Error()) || p.Line > lines+1 || p.Remedy == "" {
@@ -293,6 +315,12 @@ func checkSound(t *testing.T, c Config) {
 	for _, o := range c.SLOs {
 		if o.Name == "" || o.Service == "" || o.Target <= 0 || o.Target >= 1 || len(o.Members) == 0 {
 			t.Errorf("objective %+v", o)
+		}
+	}
+	for _, p := range c.Probes {
+		if p.Name == "" || p.Service == "" || p.Target == nil || p.Target.Hostname() == "" || p.Interval < MinProbeInterval ||
+			p.Timeout < MinProbeTimeout || p.Timeout > MaxProbeOverlap*p.Interval {
+			t.Errorf("probe %+v", p)
 		}
 	}
 	if c.Interval < MinInterval || c.Interval > MaxInterval || !filepath.IsAbs(c.Host.Root) {

@@ -199,22 +199,27 @@ var unitless = regexp.MustCompile(`^\d+(\.\d+)?$`)
 
 // interval decodes a duration from MinInterval to MaxInterval. Without a valid one, into keeps its value.
 func (d *decoder) interval(v value, into *time.Duration) bool {
+	return d.duration(v, into, MinInterval, MaxInterval)
+}
+
+// duration decodes a duration from least to most. Without a valid one, into keeps its value.
+func (d *decoder) duration(v value, into *time.Duration, least, most time.Duration) bool {
 	if !d.has(v, yaml.ScalarNode, "a duration") {
 		return false
 	}
 	s := v.node.Value
 	got, err := time.ParseDuration(s)
-	limits := fmt.Sprintf("use %s to %s", short(MinInterval), short(MaxInterval))
+	limits := fmt.Sprintf("use %s to %s", short(least), short(most))
 	switch {
 	case durationForm.MatchString(s) && strings.HasPrefix(s, "-"):
 		d.wrong(v, show(s)+" is negative", limits)
-	case err != nil && durationForm.MatchString(s), err == nil && got > MaxInterval:
+	case err != nil && durationForm.MatchString(s), err == nil && got > most:
 		d.wrong(v, show(s)+" is too long", limits)
 	case err != nil && unitless.MatchString(s):
 		d.wrong(v, show(s)+" has no unit", "write "+show(s)+"s for seconds")
 	case err != nil:
 		d.wrong(v, show(s)+" is no duration", "write a number and s, m or h, e.g. "+v.example)
-	case got < MinInterval:
+	case got < least:
 		d.wrong(v, show(s)+" is too short", limits)
 	default:
 		*into = got

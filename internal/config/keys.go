@@ -26,6 +26,7 @@ func (d *decoder) config(v value, c *Config) {
 		{"latency", "{disabled: [runqueue]}", func(v value) { d.latency(v, c) }},
 		{"services", "[{name: checkout, match: {port: 8080}}]", func(v value) { d.services(v, c) }},
 		{"slos", "[{name: checkout-fast, service: checkout, target: 99.9%}]", func(v value) { d.slos(v, c) }},
+		{"probes", "[{name: checkout, target: https://checkout/health}]", func(v value) { d.probes(v, c) }},
 		{"export", "[{name: slo, endpoint: https://host:4317}]", func(v value) { intervals = d.exports(v, c) }},
 		{"spool", "", nil},
 	})
@@ -214,7 +215,7 @@ func (d *decoder) destination(v value) (dest Destination, given []givenInterval)
 	dest.Names = metric.Semconv
 	dest.Select = []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
 	seen := d.mapping(v, []field{
-		{"name", "capacity", func(v value) { d.label(v, &dest.Name) }},
+		{"name", "capacity", func(v value) { d.label(v, "a destination", &dest.Name) }},
 		{"endpoint", "https://host:4317", func(v value) { d.endpoint(v, &dest.Endpoint) }},
 		{"headers", "{authorization: Bearer abc}", func(v value) { dest.Headers = d.headers(v) }},
 		{"select", "[host, service]", func(v value) { dest.Select = d.classes(v, dest.Select) }},
@@ -248,16 +249,16 @@ func (d *decoder) checkMultiples(given []givenInterval, tick time.Duration) {
 	}
 }
 
-// labelForm is what the name of a destination may be: it becomes an attribute and the name of a folder.
+// labelForm is what the name of a destination or a probe may be: it becomes an attribute and the name of a folder.
 var labelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
-func (d *decoder) label(v value, into *string) {
+func (d *decoder) label(v value, of string, into *string) {
 	s, ok := d.text(v)
 	if !ok {
 		return
 	}
 	if !labelForm.MatchString(s) {
-		d.wrong(v, show(s)+" is no name for a destination",
+		d.wrong(v, show(s)+" is no name for "+of,
 			"use up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit")
 		return
 	}
