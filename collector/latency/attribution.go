@@ -123,8 +123,7 @@ func (a *Attribution) open(env collector.Env) (collector.Collector, error) {
 	a.declare()
 	a.v1 = a.version1()
 	a.outside = a.findOutside()
-	// What was made since the tree was read has told so; what is in the tree was there before.
-	return a, errors.Join(a.update(env.Boot), a.problem)
+	return a, a.update(env.Boot) // groups that were made since the tree was read have told so
 }
 
 // wanted returns how many slots there shall be: a power of two.
@@ -213,8 +212,7 @@ func (a *Attribution) update(now time.Time) error {
 	if a.ticks%hiddenTurns == 0 {
 		a.outside = a.findOutside()
 	}
-	err := a.listen()
-	a.release()
+	err := errors.Join(a.listen(), a.release())
 	folded := a.settle(now)
 	err = errors.Join(err, a.publish())
 	a.folded.Set(int64(folded))
@@ -261,7 +259,7 @@ func (a *Attribution) holds(id uint64) bool {
 }
 
 // release gives up the slots of groups that are gone, step by step.
-func (a *Attribution) release() {
+func (a *Attribution) release() (err error) {
 	for i := range a.slots {
 		s := &a.slots[i]
 		switch {
@@ -275,7 +273,7 @@ func (a *Attribution) release() {
 			}
 		case s.state == slotRemoved:
 			if a.tree[s.group] == nil {
-				a.problem = errors.Join(a.problem, a.owners.Forget(s.group))
+				err = errors.Join(err, a.owners.Forget(s.group))
 			}
 			s.state = slotForgotten
 		case s.state == slotForgotten:
@@ -284,6 +282,7 @@ func (a *Attribution) release() {
 			a.free(i)
 		}
 	}
+	return err
 }
 
 // taken says whether all members took the last counts of a slot.
