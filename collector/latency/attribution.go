@@ -123,7 +123,9 @@ func (a *Attribution) open(env collector.Env) (collector.Collector, error) {
 	a.declare()
 	a.v1 = a.version1()
 	a.outside = a.findOutside()
-	return a, a.update(env.Boot) // groups that were made since the tree was read have told so
+	a.tree.refresh(env.Cgroup, 0)  // with what was made before the kernel told of it
+	a.problem = a.update(env.Boot) // the verdict has it
+	return a, nil
 }
 
 // wanted returns how many slots there shall be: a power of two.
