@@ -121,3 +121,20 @@ func TestEveryProbeNamesSeccomp(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// Three capabilities are enough for every probe: it is as good as with all of root's, but for what reading statistics takes.
+func TestEveryProbeWorksWithThreeCapabilities(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give the capabilities")
+	}
+	root := doctorOfAll(t, func(*exec.Cmd) {})
+	three := doctorOfAll(t, func(cmd *exec.Cmd) {
+		unprivileged(t, cmd)
+		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}
+	})
+	eachProbe(t, three, func(v verdict.Verdict) {
+		if want := root[v.Name]; v.State != want.State || v.Hook != want.Hook {
+			t.Errorf("%s is %s by %q (%s), as root %s by %q", v.Name, v.State, v.Hook, v.Reason, want.State, want.Hook)
+		}
+	})
+}
