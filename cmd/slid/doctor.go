@@ -76,7 +76,7 @@ func examine(ctx context.Context, c config.Config, t terminal) doctorReport {
 	r.Sources = append(p.Verdicts(), parts.disabled...)
 	verdict.Sort(r.Sources)
 
-	last, cancel := context.WithTimeout(ctx, time.Second)
+	last, cancel := context.WithTimeout(ctx, closing)
 	defer cancel()
 	if err := errors.Join(p.Shutdown(last), parts.close()); err != nil {
 		fmt.Fprintln(t.stderr, "slid:", err)

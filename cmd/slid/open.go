@@ -38,6 +38,9 @@ type parts struct {
 	disabled    []verdict.Verdict // what the configuration switches off
 }
 
+// closing is how long collectors may take to close: detaching a program from a function of the kernel takes up to 0.1 s.
+const closing = 5 * time.Second
+
 // open finds out about the host and opens every collector that is not disabled. What cannot be opened gets a verdict
 // and is left out. progress is called before each collector: loading a probe takes up to a second.
 func open(ctx context.Context, c config.Config, log *slog.Logger, progress func()) *parts {

@@ -82,7 +82,7 @@ func (f *sliFlags) measure(ctx context.Context, t terminal, c config.Config) err
 	steady := context.WithoutCancel(ctx) // a signal ends the measuring, not what comes after
 	m.pipeline.Start(steady)
 	err := m.run(ctx, steady)
-	last, cancel := context.WithTimeout(steady, time.Second)
+	last, cancel := context.WithTimeout(steady, closing)
 	defer cancel()
 	return errors.Join(err, m.pipeline.Shutdown(last), parts.close())
 }

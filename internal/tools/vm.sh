@@ -76,7 +76,7 @@ root() {
 		cp -r /testdata /tmp/
 		cd /tmp
 		slid doctor --config /all.yaml
-		echo DOCTOR; slid doctor --config /all.yaml -o json; echo END
+		echo DOCTOR; slid doctor --config /all.yaml -o json 2>/dev/null | base64; echo END
 		bpf.test -test.v -test.run '${SLID_VM_TESTS:-.}' >log 2>&1
 		status=\$?
 		latency.test -test.v -test.run '${SLID_VM_TESTS:-.}' >>log 2>&1 || status=1
@@ -124,7 +124,8 @@ for series in "$@"; do
 	initramfs "$folder"
 	boot "$folder" | tr -d '\r' | tee "$work/serial" | sed '/^DOCTOR$/,/^END$/d'
 	grep -q '^STATUS 0' "$work/serial" || { echo "vm.sh: tests failed on Linux $series" >&2 && exit 1; }
-	sed -n '/^DOCTOR$/,/^END$/{//!p}' "$work/serial" >"$work/$series.json"
+	# In base64, so that what the kernel prints meanwhile is told from it.
+	sed -n '/^DOCTOR$/,/^END$/{//!p}' "$work/serial" | grep -xE '[A-Za-z0-9+/=]+' | base64 -d >"$work/$series.json"
 	columns+=("$series=$work/$series.json")
 done
 [[ "$*" != "${all[*]}" ]] || go run ./internal/tools/kernels table bpf/README.md "${columns[@]}"
