@@ -19,9 +19,18 @@ ended_by_time() {
 
 each=$((${1:-60} / $(wc -l <<<"$targets")))
 each=$((each < 1 ? 1 : each > 10 ? 10 : each))
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+built=
 while read -r package target; do
+	if [[ $package != "$built" ]]; then # all targets of a package stand together
+		go test -c -fuzz . -o "$work/fuzz.test" "$package"
+		folder=$(go list -f '{{.Dir}}' "$package")
+		built=$package
+	fi
 	echo "$target (${package#*/*/*/}) for ${each}s"
-	output=$(go test -run '^$' -fuzz "^$target\$" -fuzztime "${each}s" "$package" 2>&1) || ended_by_time "$output" || {
+	output=$(cd "$folder" && "$work/fuzz.test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "${each}s" \
+		-test.fuzzcachedir "$(go env GOCACHE)/fuzz/$package" 2>&1 </dev/null) || ended_by_time "$output" || {
 		printf '%s\n' "$output"
 		exit 1
 	}

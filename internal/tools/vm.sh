@@ -90,7 +90,7 @@ root() {
 	chmod +x "$work/root/init"
 }
 
-# initramfs FOLDER: packs the files of the machine with the modules of a kernel.
+# initramfs FOLDER OUTPUT: packs the files of the machine with the modules of a kernel.
 initramfs() {
 	local file
 	rm -rf "$work/root/modules"
@@ -104,30 +104,43 @@ initramfs() {
 		esac
 		echo "/modules/$name.ko" >>"$work/root/modules/list"
 	done
-	(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
+	(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$2"
 }
 
-# boot FOLDER: runs the machine. One CPU only: with more, emulation of code that patches itself is not reliable. The disks
-# are one with a file system and one that tests may overwrite.
+# boot SERIES FOLDER: runs the machine; what it prints goes to SERIES.serial. One CPU only: with more, emulation of code
+# that patches itself is not reliable. The disks are one with a file system and one that tests may overwrite.
 boot() {
-	truncate -s 128M "$work/data.img" "$work/scratch.img"
-	/sbin/mke2fs -q -F -t ext4 "$work/data.img"
-	timeout 600 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 -nodefaults -no-user-config -no-reboot \
-		-display none -serial stdio -kernel "$1"/boot/vmlinuz-* -initrd "$work/initramfs" \
-		-drive "file=$work/data.img,format=raw,if=virtio" -drive "file=$work/scratch.img,format=raw,if=virtio" \
-		-append 'console=ttyS0 panic=-1 quiet' </dev/null
+	local at=$work/$1
+	truncate -s 128M "$at.data" "$at.scratch"
+	/sbin/mke2fs -q -F -t ext4 "$at.data"
+	timeout 900 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 -nodefaults -no-user-config -no-reboot \
+		-display none -serial stdio -kernel "$2"/boot/vmlinuz-* -initrd "$at.initramfs" \
+		-drive "file=$at.data,format=raw,if=virtio" -drive "file=$at.scratch,format=raw,if=virtio" \
+		-append 'console=ttyS0 panic=-1 quiet' </dev/null | tr -d '\r' >"$at.serial"
+}
+
+# show SERIES FOLDER: prints what the machine printed, and says whether its tests passed.
+show() {
+	printf '\n-- Linux %s\n' "${2##*/linux-image-}"
+	sed '/^DOCTOR$/,/^END$/d' "$work/$1.serial"
+	# In base64, so that what the kernel prints meanwhile is told from it.
+	sed -n '/^DOCTOR$/,/^END$/{//!p}' "$work/$1.serial" | grep -xE '[A-Za-z0-9+/=]+' | base64 -d >"$work/$1.json"
+	grep -q '^STATUS 0' "$work/$1.serial" || { echo "vm.sh: tests failed on Linux $1" >&2 && return 1; }
 }
 
 root
+declare -A folders=() boots=()
 columns=()
 for series in "$@"; do
-	folder=$(kernel "$series")
-	printf '\n-- Linux %s\n' "${folder##*/linux-image-}"
-	initramfs "$folder"
-	boot "$folder" | tr -d '\r' | tee "$work/serial" | sed '/^DOCTOR$/,/^END$/d'
-	grep -q '^STATUS 0' "$work/serial" || { echo "vm.sh: tests failed on Linux $series" >&2 && exit 1; }
-	# In base64, so that what the kernel prints meanwhile is told from it.
-	sed -n '/^DOCTOR$/,/^END$/{//!p}' "$work/serial" | grep -xE '[A-Za-z0-9+/=]+' | base64 -d >"$work/$series.json"
+	folders[$series]=$(kernel "$series")
+	initramfs "${folders[$series]}" "$work/$series.initramfs"
+	boot "$series" "${folders[$series]}" &
+	boots[$series]=$!
+	echo "vm.sh: Linux $series boots and tests; that takes some minutes"
+done
+for series in "$@"; do
+	wait "${boots[$series]}" || true # the serial line tells
+	show "$series" "${folders[$series]}"
 	columns+=("$series=$work/$series.json")
 done
 [[ "$*" != "${all[*]}" ]] || go run ./internal/tools/kernels table bpf/README.md "${columns[@]}"
