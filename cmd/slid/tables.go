@@ -59,6 +59,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
+		{Name: "service/objectives", Class: metric.ClassSLO, Budget: objectiveSeries(c), Lane: collector.Derived, New: objectives(c)},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
 	}
@@ -84,6 +85,19 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 }
 
 type constructor = func(collector.Env) (collector.Collector, error)
+
+// objectiveSeries is how many series the objectives of a configuration have.
+func objectiveSeries(c config.Config) int {
+	n := 0
+	for _, o := range c.SLOs {
+		n += service.SeriesPerObjective + len(o.Members)
+	}
+	return n
+}
+
+func objectives(c config.Config) constructor {
+	return func(env collector.Env) (collector.Collector, error) { return service.NewObjectives(env, c.SLOs) }
+}
 
 func traffic(d latency.Deps, overrides []service.Override) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
