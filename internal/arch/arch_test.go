@@ -31,6 +31,7 @@ var rules = []rule{
 	{folder: "internal/procfs"},
 	{folder: "internal/cgroup"},
 	{folder: "internal/slo"},
+	{folder: "internal/local"},
 	{folder: "internal/spool"},
 	{folder: "internal/syscalls"},
 	{folder: "internal/testneed"},
