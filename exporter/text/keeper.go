@@ -83,6 +83,7 @@ func (r *Report) Screen(o Options, height int) []string {
 	p.header(r)
 	p.objectives(r.SLOs)
 	p.services(r)
+	p.probes(r.Probes)
 	p.owners(r)
 	p.latency(r.Latency)
 	p.agent(r)

@@ -44,6 +44,7 @@ func Metrics() []string {
 		diskIO, diskOperations, diskOperationTime, diskBusyTime, networkIO, networkPackets, networkErrors, networkDropped,
 		pressureTime, httpResponses, httpDuration, httpFirstByte, httpAborted, connections, sliCoverage, sliLost, sliUntimed,
 		processCPU, processMemory, goMemory, ticksMissed, kernelTime, eventsLost, preemptedTime,
+		probeAttempts, probeDuration, probeExpiry, probeMissed,
 	}
 	for _, p := range probes {
 		list = append(list, p.metric)
