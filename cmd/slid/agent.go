@@ -28,7 +28,7 @@ func (s *server) answer(ctx context.Context, k *text.Keeper) (stop func()) {
 	_ = os.Mkdir(filepath.Dir(path), 0o755) // what is wrong shows in the next call
 	l, err := local.Listen(path)
 	if err != nil {
-		s.log.Warn("the agent cannot be asked: slid sli, top and check will measure by themselves", "error", err)
+		s.log.Info("the agent cannot be asked: slid sli, top and check will measure by themselves", "error", err)
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
