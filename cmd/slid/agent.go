@@ -82,3 +82,8 @@ func askAgentOrSay(ctx context.Context, t terminal, needed func(*text.Report) bo
 	}
 	return r
 }
+
+// sayAsked says whose figures follow.
+func sayAsked(t terminal) {
+	fmt.Fprintln(t.stderr, "slid: asked the running agent; --for measures anew")
+}

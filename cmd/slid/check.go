@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,7 @@ func (f *checkFlags) run(ctx context.Context, t terminal, _ []string) error {
 	defer stop()
 	if f.total == 0 && f.config == "" {
 		if r := askAgentOrSay(ctx, t, func(*text.Report) bool { return true }); r != nil {
+			sayAsked(t)
 			return f.judge(t, r.SLOs)
 		}
 	}
@@ -117,13 +119,8 @@ func (f *checkFlags) measure(ctx context.Context, t terminal) ([]text.SLO, error
 
 // known says whether the objective that is asked for is one of those there are.
 func (f *checkFlags) known(names []string) error {
-	if f.name == "" {
+	if f.name == "" || slices.Contains(names, f.name) {
 		return nil
-	}
-	for _, name := range names {
-		if name == f.name {
-			return nil
-		}
 	}
 	what := fmt.Sprintf("there is no objective %q", f.name)
 	if len(names) > 0 {

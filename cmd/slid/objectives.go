@@ -36,12 +36,15 @@ func describe(st service.Standing) text.SLO {
 		if o.Method != slo.Occurrences { // slices are no independent draws
 			low, high = e, e
 		}
-		d.Ratio, d.RatioLow, d.RatioHigh = some(1-e), some(1-high), some(1-low)
+		d.Ratio, d.RatioLow, d.RatioHigh = new(1-e), new(1-high), new(1-low)
 	}
 	if s.Counts.Measured == 0 {
 		d.Over = "not measured"
+		if st.Sources == 0 {
+			d.Reason += ": nobody counts its events here, as when the service has not been seen yet"
+		}
 	} else {
-		d.Coverage, d.BudgetRemaining = some(s.Counts.Coverage()), some(s.Remaining)
+		d.Coverage, d.BudgetRemaining = new(s.Counts.Coverage()), new(s.Remaining)
 	}
 	for _, a := range s.Firing {
 		d.Firing = append(d.Firing, a.Name)
@@ -52,7 +55,7 @@ func describe(st service.Standing) text.SLO {
 		}
 	}
 	if e := s.Exhaustion; e.Known && !e.Never {
-		d.ExhaustedInSeconds = some(e.After.Seconds())
+		d.ExhaustedInSeconds = new(e.After.Seconds())
 	}
 	if !s.Began.IsZero() {
 		began := s.Began.UTC().Truncate(time.Second)
@@ -60,8 +63,6 @@ func describe(st service.Standing) text.SLO {
 	}
 	return d
 }
-
-func some(v float64) *float64 { return &v }
 
 // unitOf says what the counts of a budgeting method count.
 func unitOf(m slo.Method) string {

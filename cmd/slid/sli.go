@@ -60,7 +60,7 @@ func (f *sliFlags) run(ctx context.Context, t terminal, _ []string) error {
 	defer stop()
 	if f.total == 0 && f.watch == 0 && f.config == "" && *f.formatting != text.OpenMetrics {
 		if r := askAgentOrSay(ctx, t, hasWindow); r != nil {
-			fmt.Fprintf(t.stderr, "slid: asked the running agent; --for measures anew\n")
+			sayAsked(t)
 			return r.Write(t.stdout, text.Options{Format: *f.formatting, Width: width(t.stdout), Color: colored(t.stdout)})
 		}
 	}

@@ -175,7 +175,7 @@ func (o *Objectives) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.state.writing != nil {
-		<-o.state.writing // the older one must not replace what follows
+		o.state.err = <-o.state.writing // the older one must not replace what follows
 	}
 	if o.state.path == "" {
 		return nil

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -88,7 +89,7 @@ func (b *bench) tick() {
 
 // evaluate is a tick in which the counters were not read.
 func (b *bench) evaluate() {
-	if err := b.o.Collect(nil, b.wall); err != nil {
+	if err := b.o.Collect(context.Background(), b.wall); err != nil {
 		b.t.Fatal(err)
 	}
 	b.o.env.Metrics.Collected(b.wall)
@@ -391,7 +392,7 @@ func TestCrashAmidWriting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range len(whole) {
+	for n := range whole {
 		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}

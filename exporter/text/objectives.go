@@ -59,6 +59,19 @@ func objectives(o Options) []SLO {
 	return list
 }
 
+// roomy is from how many columns on the table of objectives has all windows.
+const roomy = 72
+
+// without returns the grid without a column.
+func (g grid) without(title string) grid {
+	at := slices.Index(g.titles, title)
+	rest := grid{titles: slices.Delete(slices.Clone(g.titles), at, at+1)}
+	for _, row := range g.rows {
+		rest.rows = append(rest.rows, slices.Delete(slices.Clone(row), at, at+1))
+	}
+	return rest
+}
+
 // objectives writes how the objectives stand.
 func (p *page) objectives(list []SLO) {
 	if len(list) == 0 {
@@ -67,6 +80,9 @@ func (p *page) objectives(list []SLO) {
 	g := grid{titles: []string{"", "OBJECTIVES", "TARGET", "GOOD", "BURN 5M", "1H", "6H", "BUDGET", "OVER"}}
 	for _, s := range list {
 		g.rows = append(g.rows, s.row())
+	}
+	if p.layout.width < roomy {
+		g = g.without("6H")
 	}
 	p.grid(g)
 	for _, s := range list {

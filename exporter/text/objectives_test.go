@@ -15,8 +15,6 @@ import (
 
 var _ exporter.Exporter = (*Keeper)(nil)
 
-func some(v float64) *float64 { return &v }
-
 // standings are objectives in every state, worst last.
 func standings() []SLO {
 	since := began
@@ -27,21 +25,21 @@ func standings() []SLO {
 		},
 		{
 			Name: "login-availability-of-all-customers", Service: "login", Target: 0.9995, Window: "28d", Unit: "events", Good: 512,
-			Ratio: some(1), RatioLow: some(0.9926), RatioHigh: some(1), Coverage: some(1), State: "ok", Reason: "within the budget", Firing: []string{},
-			BurnRate: map[string]float64{"5m": 0, "1h": 0, "6h": 0}, BudgetRemaining: some(1), MeasuredSeconds: 2419200, Over: "28d",
+			Ratio: new(1.0), RatioLow: new(0.9926), RatioHigh: new(1.0), Coverage: new(1.0), State: "ok", Reason: "within the budget", Firing: []string{},
+			BurnRate: map[string]float64{"5m": 0, "1h": 0, "6h": 0}, BudgetRemaining: new(1.0), MeasuredSeconds: 2419200, Over: "28d",
 		},
 		{
 			Name: "checkout-fast", Service: "checkout", Target: 0.999, Window: "28d", Unit: "events", Good: 1980, Bad: 20,
-			Ratio: some(0.99), RatioLow: some(0.985), RatioHigh: some(0.993), Coverage: some(1), State: "burning",
+			Ratio: new(0.99), RatioLow: new(0.985), RatioHigh: new(0.993), Coverage: new(1.0), State: "burning",
 			Reason: "page-1h: 15.2 times too fast in 1h", Firing: []string{"page-1h"},
 			BurnRate:        map[string]float64{"5m": 29, "1h": 15.2, "6h": 3.1},
-			BudgetRemaining: some(0.6298), ExhaustedInSeconds: some(61300), Since: &since, MeasuredSeconds: 240, Over: "since start (4m)",
+			BudgetRemaining: new(0.6298), ExhaustedInSeconds: new(61300.0), Since: &since, MeasuredSeconds: 240, Over: "since start (4m)",
 		},
 		{
 			Name: "search-p99", Service: "search", Target: 0.95, Window: "7d", Unit: "slices", Good: 3, Bad: 900, Excluded: 7,
-			Ratio: some(0.0033), RatioLow: some(0.0033), RatioHigh: some(0.0033), Coverage: some(0.999), State: "breached",
+			Ratio: new(0.0033), RatioLow: new(0.0033), RatioHigh: new(0.0033), Coverage: new(0.999), State: "breached",
 			Reason: "the budget is used up: 893 % of it", Firing: []string{}, BurnRate: map[string]float64{"5m": 1000},
-			BudgetRemaining: some(-7.93), MeasuredSeconds: 300000, Over: "3d of 7d",
+			BudgetRemaining: new(-7.93), MeasuredSeconds: 300000, Over: "3d of 7d",
 		},
 	}
 }

@@ -37,8 +37,7 @@ const (
 // Listen makes the socket. A stale one, of an agent that crashed, is replaced; that of a living one is not.
 func Listen(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, patience); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("%s: another agent answers there", path)
+		return nil, errors.Join(fmt.Errorf("%s: another agent answers there", path), conn.Close())
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -57,9 +56,11 @@ func Listen(path string) (net.Listener, error) {
 // Serve answers clients until ctx ends; then it removes the socket and waits for those it serves. answer returns the
 // document; it may be called concurrently.
 func Serve(ctx context.Context, l net.Listener, answer func() ([]byte, error)) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer l.Close() // again: it waits until the socket is removed
-	defer stop()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer func() {
+		stop()
+		_ = l.Close() // again, where ctx ended: it waits until the socket is removed
+	}()
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	places := make(chan struct{}, atOnce)
@@ -73,7 +74,7 @@ func Serve(ctx context.Context, l net.Listener, answer func() ([]byte, error)) e
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				conn.Close()
+				_ = conn.Close()
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -103,9 +104,9 @@ func rest(ctx context.Context, d time.Duration) {
 
 // serve answers one client. What goes wrong is the client's affair.
 func serve(ctx context.Context, conn net.Conn, answer func() ([]byte, error)) {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if conn.SetDeadline(time.Now().Add(patience)) != nil {
 		return
 	}
@@ -139,8 +140,8 @@ func Ask(ctx context.Context, path string) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if _, err := io.WriteString(conn, request); err != nil {
 		return nil, fmt.Errorf("ask the agent at %s: %w", path, err)
