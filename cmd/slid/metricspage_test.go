@@ -244,7 +244,7 @@ type collectorText struct {
 func collectorTexts(t *testing.T) map[string]collectorText {
 	t.Helper()
 	docs := map[string]map[string]string{}
-	for _, pkg := range []string{"host", "latency", "service", "probe"} {
+	for _, pkg := range []string{"budget", "host", "latency", "service", "probe"} {
 		docs[pkg] = packageDocs(t, "../../collector/"+pkg)
 	}
 	texts := map[string]collectorText{}
@@ -349,7 +349,7 @@ func constructorIn(n ast.Node, deps bool, seen map[any]bool) (found [2]string) {
 				}
 				return false
 			}
-			if ok && slices.Contains([]string{"host", "latency", "service", "probe"}, pkg.Name) &&
+			if ok && slices.Contains([]string{"budget", "host", "latency", "service", "probe"}, pkg.Name) &&
 				n.Sel.Name != "Override" && n.Sel.Name != "Options" && (deps || n.Sel.Name != "Deps") {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}

@@ -3,7 +3,7 @@ package main
 import (
 	"time"
 
-	"github.com/slid-agent/slid/collector/service"
+	"github.com/slid-agent/slid/collector/budget"
 	"github.com/slid-agent/slid/exporter/text"
 	"github.com/slid-agent/slid/internal/slo"
 )
@@ -23,7 +23,7 @@ func (p *parts) slos() []text.SLO {
 }
 
 // describe puts a standing into the words of a report.
-func describe(st service.Standing) text.SLO {
+func describe(st budget.Standing) text.SLO {
 	o, s := st.Objective, &st.Status
 	d := text.SLO{
 		Name: o.Name, Service: o.Service, Target: o.Target, Window: o.Window.String(),

@@ -15,9 +15,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/budget"
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
-	"github.com/slid-agent/slid/collector/service"
 	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
@@ -178,9 +178,9 @@ func attributeOf(r *resource.Resource, key attribute.Key) string {
 }
 
 // objectives returns the collector that evaluates objectives, or nil if there are none.
-func (p *parts) objectives() *service.Objectives {
+func (p *parts) objectives() *budget.Objectives {
 	for _, c := range p.collectors {
-		if o, ok := c.Collector.(*service.Objectives); ok {
+		if o, ok := c.Collector.(*budget.Objectives); ok {
 			return o
 		}
 	}

@@ -38,7 +38,7 @@ const (
 func Listen(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, patience); err == nil {
 		return nil, errors.Join(fmt.Errorf("%s: another agent answers there", path), conn.Close())
-	} else if errors.Is(err, unix.ECONNREFUSED) {
+	} else if info, statErr := os.Lstat(path); statErr == nil && info.Mode()&fs.ModeSocket != 0 && errors.Is(err, unix.ECONNREFUSED) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}

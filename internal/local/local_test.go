@@ -111,6 +111,21 @@ func TestTwoAgents(t *testing.T) {
 	}
 }
 
+// TestOthersFiles: what is no socket stays.
+func TestOthersFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(path); err == nil {
+		l.Close()
+		t.Error("it listens")
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
+		t.Errorf("%s, %v", data, err)
+	}
+}
+
 func dial(t *testing.T, path string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("unix", path)

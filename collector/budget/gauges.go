@@ -1,4 +1,4 @@
-package service
+package budget
 
 import (
 	"go.opentelemetry.io/otel/attribute"

@@ -1,4 +1,4 @@
-package service
+package budget
 
 import (
 	"math"
@@ -29,7 +29,7 @@ type indicator struct {
 	name, service string
 	counts        slo.Counts
 	coverage      float64 // of this tick; negative: not told
-	covered       bool    // there is a gauge that tells
+	covered       bool    // there is a gauge or a counter of its own that tells
 	sources       int     // series of its events
 }
 
@@ -229,7 +229,7 @@ func (r *reader) about(res *resource.Resource, metric string, attrs *attribute.S
 			list = append(list, i)
 		}
 	}
-	if name != "" && metric == coverageName {
+	if name != "" && (metric == coverageName || metric == lostName) {
 		for _, i := range list {
 			i.covered = true
 		}

@@ -1,4 +1,6 @@
-package service
+// Package budget evaluates the objectives of the configuration by what other collectors count: how fast each one's error
+// budget burns on this host, and what is left of it.
+package budget
 
 import (
 	"context"
@@ -12,13 +14,15 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/slo"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
 const (
-	objectivesName = "service/objectives"
+	// Name is the collector's.
+	Name = "slo/objectives"
 	// saveEvery is the time between two writings of the state file: a crash loses as much of the past.
 	saveEvery = 5 * time.Minute
 	// stateName is the state file's name in its folder.
@@ -155,7 +159,7 @@ func (o *Objectives) Verdicts() []verdict.Verdict {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	v := verdict.Verdict{
-		Name: objectivesName, State: verdict.Active, Hook: fmt.Sprintf("%d from the counters %s", len(o.followed), eventsName),
+		Name: Name, State: verdict.Active, Hook: fmt.Sprintf("%d from the counters %s", len(o.followed), eventsName),
 	}
 	switch {
 	case o.state.path != "":
@@ -246,7 +250,7 @@ func (f *followed) evaluate(now time.Time) {
 func (f *followed) settle(o *Objectives, now time.Time) {
 	res := o.reader.resources[f.tracker.Objective().Service]
 	if res == nil {
-		res = identity{name: f.tracker.Objective().Service}.resourceFor(o.env.Host)
+		res = cgroup.Service{Name: f.tracker.Objective().Service}.Resource(o.env.Host)
 	}
 	if f.resource != nil && f.resource.Equivalent() == res.Equivalent() {
 		return

@@ -1,4 +1,4 @@
-package service
+package budget
 
 import (
 	"context"
@@ -58,7 +58,7 @@ func newBench(t interface{ Fatal(args ...any) }, list ...slo.Objective) *bench {
 	b.coverage = b.counted.Float(metric.Desc{Name: coverageName, Kind: metric.Gauge})
 	var err error
 	b.o, err = newObjectives(collector.Env{
-		Metrics: b.registry.Group(objectivesName, metric.ClassSLO, 1000), Host: resource.Empty(),
+		Metrics: b.registry.Group(Name, metric.ClassSLO, 1000), Host: resource.Empty(),
 		Log: slog.New(slog.DiscardHandler),
 	}, list)
 	if err != nil {
@@ -139,7 +139,7 @@ func TestObjectiveFollowsItsCounters(t *testing.T) {
 	}
 	shop := b.service("shop")
 	good, bad := b.outcome(shop, "fast", "good"), b.outcome(shop, "fast", "bad")
-	b.excluded.With(shop, indicatorKey.String("fast"), reasonKey.String("filter")).Add(5)
+	b.excluded.With(shop, indicatorKey.String("fast"), attribute.String("sli.exclusion.reason", "filter")).Add(5)
 	for range 6 {
 		b.pass(10 * time.Second)
 		good.Add(90)
@@ -314,18 +314,24 @@ func TestCoverage(t *testing.T) {
 		{"gauge", func(b *bench, e *metric.Entity) { b.coverage.With(e, indicatorKey.String("fast")).Set(0.8) }, 250, slo.Unknown},
 		{"nothing", func(b *bench, e *metric.Entity) { b.coverage.With(e, indicatorKey.String("fast")).Set(0) }, 999_999_000, slo.Unknown},
 		{"another's gauge", func(b *bench, e *metric.Entity) { b.coverage.With(e, indicatorKey.String("slow")).Set(0.5) }, 0, slo.OK},
-		{"the port's gauge", func(b *bench, e *metric.Entity) { b.coverage.With(e, portKey.Int(80)).Set(0.5) }, 0, slo.OK},
-		{"losses of the service", func(b *bench, e *metric.Entity) { b.lost.With(e, portKey.Int(80)).Add(20) }, 20, slo.Unknown},
-		{"few losses", func(b *bench, e *metric.Entity) { b.lost.With(e, portKey.Int(80)).Add(5) }, 5, slo.OK},
+		{"the port's gauge", func(b *bench, e *metric.Entity) { b.coverage.With(e, attribute.Int("server.port", 80)).Set(0.5) }, 0, slo.OK},
+		{"losses of the service", func(b *bench, e *metric.Entity) { b.lost.With(e, attribute.Int("server.port", 80)).Add(20) }, 20, slo.Unknown},
+		{"few losses", func(b *bench, e *metric.Entity) { b.lost.With(e, attribute.Int("server.port", 80)).Add(5) }, 5, slo.OK},
 		{"losses and a gauge", func(b *bench, e *metric.Entity) {
-			b.lost.With(e, portKey.Int(80)).Add(20)
+			b.lost.With(e, attribute.Int("server.port", 80)).Add(20)
 			b.coverage.With(e, indicatorKey.String("fast")).Set(1)
 		}, 0, slo.OK},
+		{"losses of the service and named ones", func(b *bench, e *metric.Entity) {
+			b.lost.With(e, attribute.Int("server.port", 80)).Add(20)
+			b.lost.With(e, indicatorKey.String("fast")).Add(3)
+		}, 3, slo.OK},
 		{"named losses and a gauge", func(b *bench, e *metric.Entity) {
 			b.lost.With(e, indicatorKey.String("fast")).Add(20)
 			b.coverage.With(e, indicatorKey.String("fast")).Set(1)
 		}, 20, slo.Unknown},
-		{"losses of another service", func(b *bench, _ *metric.Entity) { b.lost.With(b.service("cart"), portKey.Int(80)).Add(20) }, 0, slo.OK},
+		{"losses of another service", func(b *bench, _ *metric.Entity) {
+			b.lost.With(b.service("cart"), attribute.Int("server.port", 80)).Add(20)
+		}, 0, slo.OK},
 	} {
 		b := newBench(t, promise("fast", "shop"))
 		shop := b.service("shop")
@@ -495,7 +501,7 @@ func TestEvaluatingDoesNotAllocate(t *testing.T) {
 	b := newBench(t, promise("fast", "shop"), promise("other", "shop"))
 	shop := b.service("shop")
 	good := b.outcome(shop, "fast", "good")
-	b.lost.With(shop, portKey.Int(80))
+	b.lost.With(shop, attribute.Int("server.port", 80))
 	b.coverage.With(shop, indicatorKey.String("fast")).Set(1)
 	b.tick()
 	if n := testing.AllocsPerRun(100, func() {
