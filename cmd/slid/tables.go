@@ -87,6 +87,18 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 
 type constructor = func(collector.Env) (collector.Collector, error)
 
+func traffic(d latency.Deps, overrides []service.Override) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return service.NewTraffic(env, d.Kernel, d.Meter, overrides)
+	}
+}
+
+func probes(list []probe.Options) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return probe.NewProbes(env, version, list)
+	}
+}
+
 // objectiveSeries is how many series the objectives of a configuration have.
 func objectiveSeries(c config.Config) int {
 	n := 0
@@ -98,16 +110,4 @@ func objectiveSeries(c config.Config) int {
 
 func budgets(c config.Config) constructor {
 	return func(env collector.Env) (collector.Collector, error) { return budget.NewObjectives(env, c.SLOs) }
-}
-
-func traffic(d latency.Deps, overrides []service.Override) constructor {
-	return func(env collector.Env) (collector.Collector, error) {
-		return service.NewTraffic(env, d.Kernel, d.Meter, overrides)
-	}
-}
-
-func probes(list []probe.Options) constructor {
-	return func(env collector.Env) (collector.Collector, error) {
-		return probe.NewProbes(env, version, list)
-	}
 }

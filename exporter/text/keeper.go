@@ -3,6 +3,7 @@ package text
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -85,7 +86,7 @@ func (r *Report) Screen(o Options, height int) []string {
 	p.services(r)
 	p.probes(r.Probes)
 	p.owners(r)
-	p.latency(r.Latency)
+	p.latency(slices.DeleteFunc(slices.Clone(r.Latency), func(l Latency) bool { return l.Count == 0 }))
 	p.agent(r)
 	p.sources(r.Sources)
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
