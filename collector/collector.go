@@ -47,9 +47,10 @@ type Lane uint8
 
 // The lanes.
 const (
-	Core  Lane = iota // once before each export
-	Burst             // several times a second, for distributions inside the interval
-	Slow              // once a minute: what costs more or changes seldom
+	Core    Lane = iota // once before each export
+	Burst               // several times a second, for distributions inside the interval
+	Slow                // once a minute: what costs more or changes seldom
+	Derived             // after those of the core lane: what is computed of others' metrics
 )
 
 // BurstPeriod is the time between two runs of a collector in the burst lane.

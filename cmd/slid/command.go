@@ -27,7 +27,7 @@ type action func(ctx context.Context, t terminal, operands []string) error
 // commands returns all commands in the order of the help text.
 func commands() []command {
 	return []command{
-		sliCommand(), runCommand(), doctorCommand(), validateCommand(), rulesCommand(), versionCommand(), helpCommand(),
+		sliCommand(), topCommand(), checkCommand(), runCommand(), doctorCommand(), validateCommand(), rulesCommand(), versionCommand(), helpCommand(),
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/pipeline"
+	"github.com/slid-agent/slid/internal/slo"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -54,6 +55,10 @@ func declarations(t *testing.T) []declaration {
 	roots := recordedRoots(t)
 	optional := config.Default()
 	optional.Host.PerCPU = true
+	optional.SLOs = []slo.Objective{{
+		Name: "x", Target: 0.9, Window: slo.Window{Span: slo.Span{Count: 7, Unit: slo.Day}},
+		Members: []slo.Member{{Target: 0.9, Weight: 1}},
+	}}
 	list := make([]declaration, len(collectors(latency.Deps{}, optional)))
 	for _, c := range []config.Config{config.Default(), optional} {
 		for i, f := range collectors(probes, c) {

@@ -37,6 +37,12 @@ func execute(ctx context.Context, t terminal, args []string) int {
 		fmt.Fprintln(t.stderr, err) // each line names its file
 		return exitConfig
 	}
+	if e, ok := errors.AsType[*statusError](err); ok {
+		if e.err != nil {
+			fmt.Fprintln(t.stderr, "slid:", e.err)
+		}
+		return e.status
+	}
 	fmt.Fprintln(t.stderr, "slid:", err)
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return exitUsage

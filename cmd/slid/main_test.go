@@ -32,14 +32,18 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the files in testdata/script: each is a session of commands and what they must print.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", Setup: func(e *testscript.Env) error {
+		e.Setenv("RUNTIME_DIRECTORY", e.WorkDir) // an agent of this machine is none of the test's
+		return nil
+	}})
 }
 
 // newSlid returns slid with the given arguments as a process of its own, which is killed if it outlives the test.
 func newSlid(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asSlid+"=1", "OTEL_EXPORTER_OTLP_ENDPOINT=")
+	cmd.Env = append(os.Environ(), asSlid+"=1", "OTEL_EXPORTER_OTLP_ENDPOINT=",
+		"RUNTIME_DIRECTORY="+t.TempDir(), "STATE_DIRECTORY=") // an agent of this machine is none of the test's
 	return cmd
 }
 

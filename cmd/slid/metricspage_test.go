@@ -36,7 +36,7 @@ Names follow OpenTelemetry's semantic conventions 1.44; what these lack follows 
 boot for those of the kernel. Attributes marked with \* need a key of the configuration. A section ends with what makes
 the source unavailable or degraded; ` + "`slid doctor`" + ` says how it is on a machine. How many series a collector may have
 is bounded; what goes over it is counted in ` + "`slid.series.dropped`" + `. Core collectors run once before each export, slow ones
-once a minute, burst ones five times a second.
+once a minute, burst ones five times a second, derived ones after the core ones.
 
 A destination gets other names by the key ` + "`export.names`" + `: see [Other names](#other-names).
 `
@@ -124,6 +124,7 @@ func areaTitle(c metric.Class) string {
 		metric.ClassHost:    "Host (class `host`)",
 		metric.ClassLatency: "Kernel latencies (class `latency`)",
 		metric.ClassService: "Services (class `service`)",
+		metric.ClassSLO:     "Objectives (class `slo`)",
 		metric.ClassAgent:   "slid itself (class `agent`, for every destination)",
 	}[c]
 }
@@ -136,7 +137,7 @@ func (d *declaration) section(title string, text collectorText) string {
 		fmt.Fprintf(&b, "%s\n\n", text.about)
 	}
 	if d.New != nil {
-		lane := map[collector.Lane]string{collector.Core: "Core", collector.Burst: "Burst", collector.Slow: "Slow"}[d.Lane]
+		lane := map[collector.Lane]string{collector.Core: "Core", collector.Burst: "Burst", collector.Slow: "Slow", collector.Derived: "Derived"}[d.Lane]
 		fmt.Fprintf(&b, "%s lane, at most %d series.\n\n", lane, d.Budget)
 	}
 	if len(d.descs) > 0 {
@@ -243,7 +244,7 @@ type collectorText struct {
 func collectorTexts(t *testing.T) map[string]collectorText {
 	t.Helper()
 	docs := map[string]map[string]string{}
-	for _, pkg := range []string{"host", "latency", "service", "probe"} {
+	for _, pkg := range []string{"budget", "host", "latency", "service", "probe"} {
 		docs[pkg] = packageDocs(t, "../../collector/"+pkg)
 	}
 	texts := map[string]collectorText{}
@@ -348,7 +349,7 @@ func constructorIn(n ast.Node, deps bool, seen map[any]bool) (found [2]string) {
 				}
 				return false
 			}
-			if ok && slices.Contains([]string{"host", "latency", "service", "probe"}, pkg.Name) &&
+			if ok && slices.Contains([]string{"budget", "host", "latency", "service", "probe"}, pkg.Name) &&
 				n.Sel.Name != "Override" && n.Sel.Name != "Options" && (deps || n.Sel.Name != "Deps") {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}

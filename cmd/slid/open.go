@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/budget"
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/internal/cgroup"
@@ -174,6 +175,16 @@ func instanceID(on *resource.Resource) string {
 func attributeOf(r *resource.Resource, key attribute.Key) string {
 	v, _ := r.Set().Value(key)
 	return v.AsString()
+}
+
+// objectives returns the collector that evaluates objectives, or nil if there are none.
+func (p *parts) objectives() *budget.Objectives {
+	for _, c := range p.collectors {
+		if o, ok := c.Collector.(*budget.Objectives); ok {
+			return o
+		}
+	}
+	return nil
 }
 
 // close ends what the collectors shared. Call it after their pipeline has shut down.

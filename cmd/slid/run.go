@@ -16,6 +16,7 @@ import (
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
 	"github.com/slid-agent/slid/internal/pipeline"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // defaultEndpoint is where OTLP over gRPC goes if nobody says otherwise (OpenTelemetry protocol exporter, "Configuration
@@ -27,6 +28,9 @@ func runCommand() command {
 		name: "run", summary: "measure all the time and send the metrics by OTLP",
 		about: `Runs until SIGTERM or SIGINT; then it exports a last time. SIGHUP reads the configuration again and
 starts anew with it; if it is bad, the old one stays in force.
+
+slid sli, top and check ask it over the unix socket slid.sock in $RUNTIME_DIRECTORY or /run/slid. What is left of
+the budgets is kept in $STATE_DIRECTORY. The unit in packaging/systemd sets both.
 
 Without destinations in the configuration the metrics go to OTEL_EXPORTER_OTLP_ENDPOINT, and without
 that to ` + defaultEndpoint + `. OTEL_RESOURCE_ATTRIBUTES are honoured.
@@ -88,6 +92,9 @@ type server struct {
 func (s *server) serve(ctx context.Context, c config.Config) (config.Config, error) {
 	limitMemory(max(len(c.Export), 1))
 	parts := open(ctx, c, s.log, s.notify.progress)
+	if o := parts.objectives(); o != nil {
+		o.Keep(stateDirectory())
+	}
 	options := parts.options(c.Interval, s.log)
 	options.Progress = s.notify.progress
 	var err error
@@ -95,8 +102,12 @@ func (s *server) serve(ctx context.Context, c config.Config) (config.Config, err
 		return c, errors.Join(err, closeAll(ctx, parts, options.Destinations))
 	}
 	options.Phase = pipeline.PhaseOf(attributeOf(parts.host, "host.id"), longest(options.Destinations))
-	p := pipeline.New(options)
+	var p *pipeline.Pipeline
+	keeper, questions := parts.keeper(func() []verdict.Verdict { return p.Verdicts() })
+	options.Destinations = append(options.Destinations, questions)
+	p = pipeline.New(options)
 	s.notify.verdicts = p.Verdicts
+	quiet := s.answer(ctx, keeper)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,11 +116,10 @@ func (s *server) serve(ctx context.Context, c config.Config) (config.Config, err
 		defer cancel()
 		next <- s.awaitReload(ctx, c)
 	}()
-	if len(c.SLOs) > 0 {
-		s.log.Warn("this version does not measure objectives yet", "objectives", len(c.SLOs))
-	}
 	s.log.Info("slid runs", "version", version, "interval", c.Interval, "sources", summary(p.Verdicts()))
-	if err := errors.Join(p.Run(ctx), parts.close()); err != nil {
+	err = p.Run(ctx)
+	quiet()
+	if err := errors.Join(err, parts.close()); err != nil {
 		s.log.Warn("not everything ended well", "error", err)
 	}
 	cancel()

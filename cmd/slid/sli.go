@@ -28,7 +28,8 @@ func sliCommand() command {
 	return command{
 		name: "sli", summary: "measure for a while and print the service levels of this host",
 		about: `Measures for 10 seconds, prints the result and exits. Nothing needs to be configured, nothing is sent
-anywhere. With --watch it prints a result again and again, until --for is over or Ctrl-C.
+anywhere. A running agent (slid run) is asked instead for what it measured in its last interval, and knows
+what is left of the budgets; --for, --watch, --config and -o openmetrics measure anew. With --watch it prints a result again and again, until --for is over or Ctrl-C.
 Ctrl-C ends a measurement early and prints what there is; a second one prints nothing.
 
 Requests and kernel latencies need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (root has them). Without,
@@ -57,8 +58,17 @@ func (f *sliFlags) run(ctx context.Context, t terminal, _ []string) error {
 	}
 	ctx, stop := untilSignal(ctx)
 	defer stop()
+	if f.total == 0 && f.watch == 0 && f.config == "" && *f.formatting != text.OpenMetrics {
+		if r := askAgentOrSay(ctx, t, hasWindow); r != nil {
+			sayAsked(t)
+			return r.Write(t.stdout, text.Options{Format: *f.formatting, Width: width(t.stdout), Color: colored(t.stdout)})
+		}
+	}
 	return f.measure(ctx, t, c)
 }
+
+// hasWindow says whether a report is about any time.
+func hasWindow(r *text.Report) bool { return r.WindowSeconds > 0 }
 
 // measure opens everything, measures until the time is over or ctx ends, and closes everything.
 func (f *sliFlags) measure(ctx context.Context, t terminal, c config.Config) error {
@@ -74,7 +84,7 @@ func (f *sliFlags) measure(ctx context.Context, t terminal, c config.Config) err
 	options := parts.options(m.length, log)
 	options.Destinations = []pipeline.Destination{{Name: "stdout", Exporter: text.New(text.Options{
 		Format: *f.formatting, Writer: t.stdout, Width: width(t.stdout), Color: colored(t.stdout),
-		Verdicts: func() []verdict.Verdict { return verdicts() },
+		Verdicts: func() []verdict.Verdict { return verdicts() }, SLOs: parts.slos,
 	})}}
 	m.pipeline = pipeline.New(options)
 	verdicts = m.pipeline.Verdicts

@@ -22,6 +22,7 @@ import (
 // pty is a terminal: what a process writes to its end is read at ours.
 type pty struct {
 	process *os.File
+	ours    *os.File
 	screen  buffer
 }
 
@@ -47,7 +48,7 @@ func newPTY(t *testing.T) *pty {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pty{process: process}
+	p := &pty{process: process, ours: ours}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

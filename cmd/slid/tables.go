@@ -5,6 +5,7 @@ import (
 
 	"github.com/slid-agent/slid/bpf/gen"
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/collector/budget"
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/collector/probe"
@@ -59,6 +60,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
 		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
+		{Name: budget.Name, Class: metric.ClassSLO, Budget: objectiveSeries(c), Lane: collector.Derived, New: budgets(c)},
 		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
 	}
@@ -95,4 +97,17 @@ func probes(list []probe.Options) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
 		return probe.NewProbes(env, version, list)
 	}
+}
+
+// objectiveSeries is how many series the objectives of a configuration have.
+func objectiveSeries(c config.Config) int {
+	n := 0
+	for _, o := range c.SLOs {
+		n += budget.SeriesPerObjective + len(o.Members)
+	}
+	return n
+}
+
+func budgets(c config.Config) constructor {
+	return func(env collector.Env) (collector.Collector, error) { return budget.NewObjectives(env, c.SLOs) }
 }

@@ -37,6 +37,24 @@ const (
 	eventsLost    = "slid.events.lost"
 )
 
+// Metrics returns the names of the metrics that reports are made of: a snapshot for a report needs no others.
+func Metrics() []string {
+	list := []string{
+		cpuTime, cpuCount, loadPrefix + "1m", loadPrefix + "5m", loadPrefix + "15m", memoryUsage, memoryLimit, memoryAvailable,
+		diskIO, diskOperations, diskOperationTime, diskBusyTime, networkIO, networkPackets, networkErrors, networkDropped,
+		pressureTime, httpResponses, httpDuration, httpFirstByte, httpAborted, connections, sliCoverage, sliLost, sliUntimed,
+		processCPU, processMemory, goMemory, ticksMissed, kernelTime, eventsLost, preemptedTime,
+		probeAttempts, probeDuration, probeExpiry, probeMissed,
+	}
+	for _, p := range probes {
+		list = append(list, p.metric)
+	}
+	for _, d := range delays {
+		list = append(list, d.metric)
+	}
+	return list
+}
+
 // kernelCounters is the prefix of the metrics that the kernel counts since boot. Others are counted by slid itself.
 const kernelCounters = "system."
 

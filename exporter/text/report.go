@@ -22,7 +22,7 @@ type Report struct {
 	System        *System           `json:"system,omitempty"`
 	Services      []Service         `json:"services"`         // worst first: by share of errors, then by requests
 	Probes        []Probe           `json:"probes,omitempty"` // what slid asks by itself: worst first; absent without probes
-	SLOs          []struct{}        `json:"slos"`             // empty as long as objectives are not evaluated
+	SLOs          []SLO             `json:"slos"`             // worst budget first
 	Latency       []Latency         `json:"latency"`
 	Owners        []Owner           `json:"owners"` // units and containers that waited in the kernel, longest first
 	Agent         Agent             `json:"agent"`
@@ -145,7 +145,7 @@ func newReport(w window, o Options) *Report {
 		System:        w.system(),
 		Services:      w.services(),
 		Probes:        w.probes(),
-		SLOs:          []struct{}{},
+		SLOs:          objectives(o),
 		Latency:       w.latencies(),
 		Owners:        w.owners(),
 		Agent:         w.agent(),

@@ -19,6 +19,7 @@ const trusted = 0.99
 func renderTable(b *bytes.Buffer, r *Report, l layout) {
 	p := newPage(b, l)
 	p.header(r)
+	p.objectives(r.SLOs)
 	p.services(r)
 	p.probes(r.Probes)
 	p.latency(r.Latency)

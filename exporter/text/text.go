@@ -61,6 +61,7 @@ type Options struct {
 	Width    int                      // columns of the table; 0: 80. Less than 60 is taken as 60
 	Color    bool                     // whether the table may use ANSI colors; NO_COLOR and terminals are the caller's to ask
 	Verdicts func() []verdict.Verdict // state of all sources at the time of a report; nil: none
+	SLOs     func() []SLO             // how the objectives stand at the time of a report; nil: there are none
 }
 
 // An Exporter prints a report for the time between each snapshot and the one before. Its methods are not to be
@@ -88,7 +89,7 @@ func (e *Exporter) Export(_ context.Context, s *metric.Snapshot) error {
 	e.buffer.Reset()
 	if e.options.Format == OpenMetrics {
 		writeOpenMetrics(&e.buffer, s.Resources)
-	} else if err := e.render(newReport(window{from: baseline, to: latest}, e.options)); err != nil {
+	} else if err := newReport(window{from: baseline, to: latest}, e.options).render(&e.buffer, e.options); err != nil {
 		return err
 	}
 	if _, err := e.options.Writer.Write(e.buffer.Bytes()); err != nil {
@@ -100,14 +101,26 @@ func (e *Exporter) Export(_ context.Context, s *metric.Snapshot) error {
 // Shutdown does nothing: no report is held back.
 func (e *Exporter) Shutdown(context.Context) error { return nil }
 
-func (e *Exporter) render(r *Report) error {
-	if e.options.Format == Table {
-		renderTable(&e.buffer, r, layout{width: e.options.Width, color: e.options.Color})
+// Write writes the report in a format of the options; not as OpenMetrics, which has no windows.
+func (r *Report) Write(w io.Writer, o Options) error {
+	var b bytes.Buffer
+	if err := r.render(&b, o); err != nil {
+		return err
+	}
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+func (r *Report) render(b *bytes.Buffer, o Options) error {
+	if o.Format == Table {
+		renderTable(b, r, layout{width: o.Width, color: o.Color})
 		return nil
 	}
-	enc := json.NewEncoder(&e.buffer)
+	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
-	if e.options.Format == JSON {
+	if o.Format == JSON {
 		enc.SetIndent("", "  ")
 	}
 	if err := enc.Encode(r); err != nil {

@@ -31,6 +31,7 @@ var rules = []rule{
 	{folder: "internal/procfs"},
 	{folder: "internal/cgroup"},
 	{folder: "internal/slo"},
+	{folder: "internal/local"},
 	{folder: "internal/spool"},
 	{folder: "internal/syscalls"},
 	{folder: "internal/testneed"},
@@ -45,8 +46,8 @@ var rules = []rule{
 	{folder: "bpf", imports: []string{"bpf/gen", "internal/verdict"}, tests: []string{"internal/metric", "internal/cgroup"}},
 	{folder: "collector", imports: []string{"internal/metric", "internal/verdict"}},
 	{folder: "collector/*", imports: []string{
-		"collector", "bpf", "bpf/gen", "internal/metric", "internal/verdict", "internal/procfs", "internal/cgroup",
-		"internal/syscalls",
+		"collector", "bpf", "bpf/gen", "internal/metric", "internal/slo", "internal/verdict", "internal/procfs",
+		"internal/cgroup", "internal/syscalls",
 	}},
 	{folder: "exporter", imports: []string{"internal/metric"}},
 	{folder: "exporter/otlp/oteltest", imports: []string{"internal/testneed"}},

@@ -28,7 +28,7 @@ func TestValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	everything := []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
+	everything := []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassSLO, metric.ClassAgent}
 	want := Config{
 		Interval: 5 * time.Second,
 		Host:     Host{Disabled: []string{"disk", "pressure"}, Root: "/host", PerCPU: true},
@@ -74,7 +74,7 @@ func TestValid(t *testing.T) {
 			{
 				Name: "slo", Endpoint: "https://slo-gateway:4317", Interval: 5 * time.Second,
 				Headers: map[string]string{"authorization": "Bearer abc", "x-tenant": "sre"},
-				Select:  []metric.Class{metric.ClassService, metric.ClassAgent},
+				Select:  []metric.Class{metric.ClassService, metric.ClassSLO, metric.ClassAgent},
 				Names:   metric.Semconv,
 			},
 			{

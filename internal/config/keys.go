@@ -213,7 +213,7 @@ func (d *decoder) exports(v value, c *Config) []givenInterval {
 
 func (d *decoder) destination(v value) (dest Destination, given []givenInterval) {
 	dest.Names = metric.Semconv
-	dest.Select = []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassAgent}
+	dest.Select = []metric.Class{metric.ClassHost, metric.ClassLatency, metric.ClassService, metric.ClassSLO, metric.ClassAgent}
 	seen := d.mapping(v, []field{
 		{"name", "capacity", func(v value) { d.label(v, "a destination", &dest.Name) }},
 		{"endpoint", "https://host:4317", func(v value) { d.endpoint(v, &dest.Endpoint) }},
@@ -339,7 +339,7 @@ func endpointFault(u *url.URL) (what, remedy string) {
 }
 
 // selectable are the words of export.select and the class of metrics behind each. The sli word means the service
-// metrics; slo and capacity have no metrics yet and may stand beside others.
+// metrics, counters of good and bad events among them; capacity has no metrics yet and may stand beside others.
 var selectable = []struct {
 	word  string
 	class metric.Class
@@ -349,7 +349,7 @@ var selectable = []struct {
 	{"service", metric.ClassService},
 	{"agent", metric.ClassAgent},
 	{"sli", metric.ClassService},
-	{"slo", ""},
+	{"slo", metric.ClassSLO},
 	{"capacity", ""},
 }
 
@@ -367,7 +367,7 @@ func (d *decoder) classes(v value, all []metric.Class) []metric.Class {
 		}
 	})
 	if len(list) == 0 && len(d.problems) == before && v.node.Kind == yaml.SequenceNode {
-		d.wrong(v, "selects nothing that this version has", "add host, latency, service or agent")
+		d.wrong(v, "selects nothing that this version has", "add host, latency, service, slo or agent")
 	}
 	if !slices.Contains(list, metric.ClassAgent) {
 		list = append(list, metric.ClassAgent)

@@ -97,6 +97,10 @@ func special(r rune) bool {
 	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./", r)
 }
 
+// Suggest returns what to write instead of a word that is not known, in words: the known one that looks like it, or all
+// of them under a title.
+func Suggest(word string, known []string, title string) string { return suggest(word, known, title) }
+
 // suggest returns what to write instead of word: the known word that looks like it, or all of them under a title.
 func suggest(word string, known []string, title string) string {
 	best, least := "", 1+max(1, len(word)/3)

@@ -50,6 +50,7 @@ const (
 	ClassHost    Class = "host"    // hardware and operating system
 	ClassLatency Class = "latency" // kernel latencies
 	ClassService Class = "service" // requests, statuses and durations per service
+	ClassSLO     Class = "slo"     // objectives: what is promised, and how it stands on this host
 	ClassAgent   Class = "agent"   // slid's own state and cost; every destination gets it
 )
 

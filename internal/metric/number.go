@@ -76,6 +76,13 @@ func (f *Float) Set(v float64) {
 	f.firstValue()
 }
 
+// Unset takes the value of a Gauge away: it is not exported until it is set again.
+func (f *Float) Unset() {
+	if f.seen.Swap(false) && f.family.desc.Kind == Gauge {
+		f.family.group.registry.version.Add(1)
+	}
+}
+
 // Observe stores the total of a Counter that is kept elsewhere, as Int.Observe does.
 func (f *Float) Observe(total float64, at time.Time) {
 	if total < f.Value() {

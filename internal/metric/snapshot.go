@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 )
@@ -17,7 +18,8 @@ type Snapshot struct {
 	Resources []metricdata.ResourceMetrics
 
 	registry *Registry
-	classes  []Class // empty: all
+	classes  []Class  // empty: all
+	only     []string // metrics; empty: all
 	names    *nameTable
 	pinned   map[*resource.Resource]*resource.Resource // the resources with the schema of the scope
 	version  uint64
@@ -43,6 +45,19 @@ type histColumn struct {
 func (r *Registry) NewSnapshot(classes ...Class) *Snapshot {
 	return &Snapshot{registry: r, classes: classes}
 }
+
+// Snapshot returns an empty snapshot of the metrics of the given names in the whole registry, for a collector that
+// computes something of what others count.
+func (g *Group) Snapshot(names ...string) *Snapshot { return g.registry.NewSnapshot().Only(names...) }
+
+// Only leaves out all metrics but those of the given names, from the first Take on. It returns the snapshot.
+func (s *Snapshot) Only(names ...string) *Snapshot {
+	s.only = names
+	return s
+}
+
+// Layout returns a number that changes when series come or go. As long as it stays, every Take writes the same points.
+func (s *Snapshot) Layout() uint64 { return s.version }
 
 // Named makes the snapshot call the metrics as n says, from the first Take on. It returns the snapshot. The names are
 // settled when series come or go, so they cost nothing in between.
@@ -108,7 +123,7 @@ func (s *Snapshot) layout() {
 	pinned := make(map[*resource.Resource]*resource.Resource, len(s.pinned))
 	order, series := r.byResource()
 	for _, res := range order {
-		metrics := s.metricsOf(series[res])
+		metrics := s.metricsOf(series[res.Equivalent()])
 		if len(metrics) == 0 {
 			continue
 		}
@@ -133,14 +148,15 @@ func (s *Snapshot) pin(res *resource.Resource) *resource.Resource {
 	return resource.NewWithAttributes(schema, res.Attributes()...)
 }
 
-// byResource sorts all exported series by resource and family. It returns the resources in order of appearance.
-func (r *Registry) byResource() (order []*resource.Resource, list map[*resource.Resource]map[*family][]series) {
-	list = map[*resource.Resource]map[*family][]series{}
+// byResource sorts all exported series by resource and family. Resources of equal attributes are one. It returns the
+// resources in order of appearance.
+func (r *Registry) byResource() (order []*resource.Resource, list map[attribute.Distinct]map[*family][]series) {
+	list = map[attribute.Distinct]map[*family][]series{}
 	for _, e := range r.entities {
-		families := list[e.resource]
+		families := list[e.resource.Equivalent()]
 		if families == nil {
 			families = map[*family][]series{}
-			list[e.resource] = families
+			list[e.resource.Equivalent()] = families
 			order = append(order, e.resource)
 		}
 		for _, s := range e.series {
@@ -160,7 +176,9 @@ func (s *Snapshot) metricsOf(byFamily map[*family][]series) []metricdata.Metrics
 			continue
 		}
 		for _, f := range g.families {
-			s.names.add(&sent, f, byFamily[f])
+			if len(s.only) == 0 || slices.Contains(s.only, f.desc.Name) {
+				s.names.add(&sent, f, byFamily[f])
+			}
 		}
 	}
 	metrics := make([]metricdata.Metrics, len(sent.list))

@@ -1,7 +1,7 @@
 // Package pipeline runs the collectors in time, takes snapshots of what they recorded and hands these to the
 // exporters. It owns all goroutines on the way and all memory that is reused from tick to tick.
 //
-// Collectors run in three lanes: core once before each export, burst every 200 ms, slow every minute. Core ticks lie on
+// Collectors run in lanes: core once before each export and derived after these, burst every 200 ms, slow every minute. Core ticks lie on
 // multiples of the interval on the wall clock plus a phase of the host's own, so that the windows of one host agree
 // from start to start and thousands of hosts do not export in the same second.
 //
@@ -54,6 +54,7 @@ type Destination struct {
 	Interval time.Duration
 	Classes  []metric.Class // empty: all
 	Names    metric.Names   // empty: as declared
+	Metrics  []string       // the names of those it gets; empty: all of its classes
 }
 
 // Options says what a pipeline runs.
@@ -84,7 +85,8 @@ type Pipeline struct {
 
 	runners      []*runner
 	core         *lane
-	background   []*lane // burst and slow, where they have collectors
+	derived      []*runner // run after the core lane
+	background   []*lane   // burst and slow, where they have collectors
 	destinations []*destination
 	self         *self
 
@@ -122,6 +124,11 @@ func New(o Options) *Pipeline {
 	p.self = newSelf(o.Registry, o.Agent, p.runners, p.clock())
 	p.core = p.newLane(collector.Core, o.Interval)
 	p.core.progress = o.Progress
+	for _, r := range p.runners {
+		if r.Lane == collector.Derived {
+			p.derived = append(p.derived, r)
+		}
+	}
 	for _, l := range []*lane{p.newLane(collector.Burst, collector.BurstPeriod), p.newLane(collector.Slow, slowPeriod)} {
 		if len(l.runners) > 0 {
 			l.tick = l.start
@@ -149,7 +156,7 @@ func (p *Pipeline) newLane(kind collector.Lane, period time.Duration) *lane {
 
 func (p *Pipeline) newDestination(d Destination) *destination {
 	dest := &destination{Destination: d, last: math.MinInt64}
-	dest.snapshot = p.opts.Registry.NewSnapshot(d.Classes...).Named(d.Names)
+	dest.snapshot = p.opts.Registry.NewSnapshot(d.Classes...).Named(d.Names).Only(d.Metrics...)
 	if d.Interval > p.opts.Interval {
 		dest.schedule = newSchedule(d.Interval, p.opts.Phase)
 	}
@@ -199,11 +206,15 @@ func (p *Pipeline) Tick(ctx context.Context, now time.Time) error {
 	return p.export(ctx, now, false)
 }
 
-// Collect runs every core collector that is not busy, waits for them within bounds, and measures the agent itself. It
-// allocates nothing unless a collector does.
+// Collect runs every core collector that is not busy, waits for them within bounds, does the same with what is derived
+// of them, and measures the agent itself. It allocates nothing unless a collector does.
 func (p *Pipeline) Collect(ctx context.Context, now time.Time) {
 	p.core.start(now)
 	p.await(ctx, p.core.runners)
+	for _, r := range p.derived {
+		r.start(now)
+	}
+	p.await(ctx, p.derived)
 	p.self.collect(now, p.runners, p.opts.Unavailable)
 }
 

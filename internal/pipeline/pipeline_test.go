@@ -363,3 +363,28 @@ func BenchmarkTick(b *testing.B) {
 		_ = p.Tick(b.Context(), now)
 	}
 }
+
+// TestDerivedRunAfterCore: what is computed of others' metrics sees those of the same tick.
+func TestDerivedRunAfterCore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(10 * time.Second)
+		var core, derived atomic.Int32
+		r.add("budget", collector.Derived, func(context.Context, time.Time) error {
+			if n := derived.Add(1); n != core.Load() {
+				t.Errorf("run %d comes after %d of the core lane", n, core.Load())
+			}
+			return nil
+		})
+		r.add("traffic", collector.Core, func(context.Context, time.Time) error {
+			time.Sleep(time.Second)
+			core.Add(1)
+			return nil
+		})
+		_, stop := r.run(t)
+		time.Sleep(65 * time.Second)
+		stop()
+		if n := derived.Load(); n != 8 { // one at the start and one at the end
+			t.Errorf("ran %d times", n)
+		}
+	})
+}

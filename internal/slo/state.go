@@ -40,12 +40,15 @@ func (e *StateError) Error() string {
 
 // Save writes the histories of trackers to a file. It replaces the file at once or not at all: whoever is interrupted
 // leaves the old one.
-func Save(path string, trackers []*Tracker) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".slo-*")
+func Save(path string, trackers []*Tracker) error { return Store(path, Encode(trackers)) }
+
+// Store is Save for histories that are encoded already.
+func Store(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
 	if err != nil {
 		return fmt.Errorf("save service levels: %w", err)
 	}
-	_, err = f.Write(Encode(trackers))
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -56,6 +59,18 @@ func Save(path string, trackers []*Tracker) error {
 		return errors.Join(fmt.Errorf("save service levels: %w", err), os.Remove(f.Name()))
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+// unfinished is the pattern of the names of files that are being written.
+const unfinished = ".slo-*"
+
+// Tidy removes what a crash amid Save left in the folder of a state file. Nobody may be saving there.
+func Tidy(path string) error {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), unfinished))
+	for _, name := range left {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
 }
 
 // syncFolder makes a renaming last beyond a power failure.

@@ -60,9 +60,17 @@ type Status struct {
 
 // Status tells how the objective stands now.
 func (t *Tracker) Status(now time.Time) Status {
-	o := t.objective
+	var s Status
+	t.Update(now, &s)
+	s.Reason = t.reason(&s, now)
+	return s
+}
+
+// Update is Status without the Reason, in memory that is used again: it allocates nothing but for the first time.
+func (t *Tracker) Update(now time.Time, s *Status) {
+	o := &t.objective
 	from, until := o.Window.Bounds(now)
-	s := Status{From: from, Remaining: 1}
+	*s = Status{From: from, Remaining: 1, Burns: s.Burns[:0], Firing: s.Firing[:0]}
 	for i, tr := range t.tracks {
 		c := tr.history.Sum(from, now)
 		s.Remaining -= tr.weight * o.Spent(c, tr.target)
@@ -74,25 +82,16 @@ func (t *Tracker) Status(now time.Time) Status {
 			s.Began = began
 		}
 	}
-	for _, w := range BurnWindows() {
+	for _, w := range t.windows {
 		s.Burns = append(s.Burns, t.burn(w, now))
 	}
-	for _, a := range t.alerts() {
-		if t.fires(a, now) {
-			s.Firing = append(s.Firing, a)
+	for i := range t.alerts {
+		if t.fires(&t.alerts[i], now) {
+			s.Firing = append(s.Firing, t.alerts[i])
 		}
 	}
 	s.Exhaustion = t.exhaustion(s.Remaining, now, until)
-	s.State, s.Reason = t.judge(s, now)
-	return s
-}
-
-// alerts returns the objective's own alerts or the standard ones.
-func (t *Tracker) alerts() []Alert {
-	if len(t.objective.Alerts) > 0 {
-		return t.objective.Alerts
-	}
-	return StandardAlerts(t.objective.Period(), t.objective.Target)
+	s.State, _ = t.judge(s, now)
 }
 
 // burn returns the burn rate over a window that ends now: of a composite, its members' times their weights.
@@ -125,7 +124,7 @@ func (t *Tracker) burnBetween(from, to time.Time, window time.Duration) Burn {
 }
 
 // fires tells whether both windows of an alert are over its threshold, by enough bad events.
-func (t *Tracker) fires(a Alert, now time.Time) bool {
+func (t *Tracker) fires(a *Alert, now time.Time) bool {
 	long, short := t.burn(a.Long, now), t.burn(a.Short, now)
 	if !long.Known || !short.Known {
 		return a.OnNoData && !long.Known
@@ -166,27 +165,62 @@ func (t *Tracker) exhaustion(remaining float64, now, until time.Time) Exhaustion
 	return e
 }
 
-// judge returns the state and the reason for it.
-func (t *Tracker) judge(s Status, now time.Time) (State, string) {
+// A cause is why an objective has its state.
+type cause int
+
+const (
+	fine cause = iota
+	nothingMeasured
+	uncoveredOfLate
+	uncovered
+	noData
+	spent
+	noDataOfLate
+	alerting
+)
+
+// judge returns the state and its cause.
+func (t *Tracker) judge(s *Status, now time.Time) (State, cause) {
 	recent := t.burn(judged, now)
 	switch {
 	case s.Counts.Measured == 0:
-		return Unknown, "nothing was measured"
+		return Unknown, nothingMeasured
 	case recent.Counts.Coverage() < MinCoverage:
-		return Unknown, coverageReason(recent.Counts, "in the last hour")
+		return Unknown, uncoveredOfLate
 	case s.Counts.Coverage() < MinCoverage:
-		return Unknown, coverageReason(s.Counts, "in the period")
+		return Unknown, uncovered
 	case s.Counts.Total() == 0:
-		return Unknown, "no data in the period"
+		return Unknown, noData
 	case s.Remaining <= 0 && (s.Counts.Bad >= MinBad || t.objective.Method != Occurrences):
-		return Breached, fmt.Sprintf("the budget is used up: %.0f %% of it", 100*(1-s.Remaining))
+		return Breached, spent
 	case recent.Counts.Events == 0:
-		return Unknown, "no data in the last hour"
+		return Unknown, noDataOfLate
 	case len(s.Firing) > 0:
-		a := s.Firing[0]
-		return Burning, fmt.Sprintf("%s: %.1f times too fast in %s", a.Name, t.burn(a.Long, now).Rate, Shorthand(a.Long))
+		return Burning, alerting
 	}
-	return OK, "within the budget"
+	return OK, fine
+}
+
+// reason says in words why the objective has its state.
+func (t *Tracker) reason(s *Status, now time.Time) string {
+	switch _, why := t.judge(s, now); why {
+	case nothingMeasured:
+		return "nothing was measured"
+	case uncoveredOfLate:
+		return coverageReason(t.burn(judged, now).Counts, "in the last hour")
+	case uncovered:
+		return coverageReason(s.Counts, "in the period")
+	case noData:
+		return "no data in the period"
+	case spent:
+		return fmt.Sprintf("the budget is used up: %.0f %% of it", 100*(1-s.Remaining))
+	case noDataOfLate:
+		return "no data in the last hour"
+	case alerting:
+		a := s.Firing[0]
+		return fmt.Sprintf("%s: %.1f times too fast in %s", a.Name, t.burn(a.Long, now).Rate, Shorthand(a.Long))
+	}
+	return "within the budget"
 }
 
 func coverageReason(c Counts, when string) string {

@@ -11,6 +11,8 @@ import (
 type Tracker struct {
 	objective Objective
 	tracks    []track
+	alerts    []Alert
+	windows   []time.Duration
 }
 
 // A track is a history and what fills it: one for each member, or one for all where slices are judged together.
@@ -23,7 +25,10 @@ type track struct {
 
 // NewTracker returns a tracker without a past.
 func NewTracker(o Objective) *Tracker {
-	t := &Tracker{objective: o}
+	t := &Tracker{objective: o, alerts: o.Alerts, windows: BurnWindows()}
+	if len(o.Alerts) == 0 {
+		t.alerts = StandardAlerts(o.Period(), o.Target)
+	}
 	newTrack := func(target, weight float64) track {
 		return track{
 			slicer:  &slicer{method: o.Method, width: o.Slice, target: o.SliceTarget},
