@@ -105,9 +105,6 @@ func (s *server) serve(ctx context.Context, c config.Config) (config.Config, err
 		defer cancel()
 		next <- s.awaitReload(ctx, c)
 	}()
-	if len(c.SLOs) > 0 {
-		s.log.Warn("this version does not measure objectives yet", "objectives", len(c.SLOs))
-	}
 	s.log.Info("slid runs", "version", version, "interval", c.Interval, "sources", summary(p.Verdicts()))
 	if err := errors.Join(p.Run(ctx), parts.close()); err != nil {
 		s.log.Warn("not everything ended well", "error", err)
