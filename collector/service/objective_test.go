@@ -689,3 +689,49 @@ func TestCompiledConditionsFollowTheModel(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknownRoutesAreNeverGuessed sends heads in pieces, so that the kernel does not know their routes. A model tries all
+// routes that there may be: what differs among them must be lost, and nothing else counted than what is the same for all.
+func TestUnknownRoutesAreNeverGuessed(t *testing.T) {
+	s := startLogged(t)
+	list := append(standardIndicators(t),
+		indicator(t, "any-route-is-bad", "", `status < 500 && route in ["/a", "/b"]`, ""),
+		indicator(t, "all-but", "", `route != "/pay/"`, `status == 503`),
+		indicator(t, "nested", "/pay/", `status != 404 && route != "/pay/card/"`, `route == "/pay/card/health" && status < 300`),
+	)
+	r := newRigWith(t, cgroupMount(t), objectivesOf(t, list...), Override{Name: "tested", Command: ownCommand(t)})
+	paths := []string{"", "/", "/a", "/b", "/pay/", "/pay/card/", "/pay/card/health", "/pay/health/", "/other/"}
+	var sent []request
+	for _, method := range []string{"GET", "POST", "OPTIONS", "PURGE"} {
+		for _, status := range []int{200, 404, 429, 500, 503} {
+			s.raw(t, method+" ", fmt.Sprintf("/pay/%d/0 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", status))
+			sent = append(sent, request{status: status, method: method, duration: time.Millisecond})
+		}
+	}
+	for _, i := range list {
+		want := judged{}
+		for _, q := range sent {
+			outcomes := map[string]bool{}
+			for _, q.path = range paths {
+				j := judge(i, []request{q})
+				for outcome := range j {
+					outcomes[outcome] = true
+				}
+				if len(j) == 0 {
+					outcomes["none"] = true
+				}
+			}
+			if len(outcomes) > 1 {
+				want["lost head"]++
+				continue
+			}
+			for outcome := range outcomes {
+				if outcome != "none" {
+					want[outcome]++
+				}
+			}
+		}
+		r.check(t, i.Name, want)
+		t.Logf("%s: %v", i.Name, want)
+	}
+}
