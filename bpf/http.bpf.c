@@ -16,6 +16,10 @@
  * request, before the accept queue, to the last new byte of the response, which is known when the next request
  * or the end of the connection follows, or when the iterator finds the response quiet.
  *
+ * Objectives are counted at exactly their own conditions, once per request, when its response has ended: by status,
+ * method, the start of the path and the duration in ns (http_step). What is not known of a request stands for anything:
+ * it is good or bad only if it is so whatever the unknown is, and lost otherwise. Without objectives none of this runs.
+ *
  * What is not understood is counted too: `unknown` responses (of connections that were joined amid a request),
  * `untimed` ones (their request was not seen: TCP_DEFER_ACCEPT hands it to the listening socket), and opaque
  * connections, which speak something else.
@@ -24,22 +28,30 @@
 #include "net.h"
 #include "packet.h"
 
-#define HTTP_SLOTS    256  /* services at a time; slot 0 takes those that find none free */
-#define HTTP_CODES    500  /* statuses 100 to 599 */
-#define HTTP_CLASSES  5    /* 1xx to 5xx */
-#define HTTP_TIMED    256  /* of so many runs one is timed by the probe itself */
-#define HTTP_CPUS     4096 /* most CPUs; user space lowers it to the machine's */
+#define HTTP_SLOTS     256  /* services at a time; slot 0 takes those that find none free */
+#define HTTP_CODES     500  /* statuses 100 to 599 */
+#define HTTP_CLASSES   5    /* 1xx to 5xx */
+#define HTTP_TIMED     256  /* of so many runs one is timed by the probe itself */
+#define HTTP_CPUS      4096 /* most CPUs; user space lowers it to the machine's */
 
-#define HEAD          16 /* bytes at the start of a message that tell what it is */
-#define RESPONSE_HEAD 12 /* "HTTP/1.1 200" */
-#define CONTINUE_HEAD 25 /* "HTTP/1.1 100 Continue\r\n\r\n" */
-#define JOIN_TRIES    16 /* segments until a connection joined amid its life counts as opaque */
+#define HTTP_RULES     16   /* objectives of a service */
+#define HTTP_ENDPOINTS 1024 /* whose service is known before their first connection */
+#define HTTP_PATH      64   /* bytes of a path that tell its route */
+#define HTTP_TARGET    160  /* bytes of a target in absolute form in which its path must begin */
+
+#define HEAD           16 /* bytes at the start of a message that tell what it is */
+#define RESPONSE_HEAD  12 /* "HTTP/1.1 200" */
+#define CONTINUE_HEAD  25 /* "HTTP/1.1 100 Continue\r\n\r\n" */
+#define JOIN_TRIES     16 /* segments until a connection joined amid its life counts as opaque */
 
 /* Only sockets of the network namespace with this inode number; 0: all. A sidecar sets it to its pod's. */
 const volatile u32 only_netns;
 
 /* A response with no new byte for this long counts as complete when the iterator finds it. */
 const volatile u64 quiet_ns = 1000000000;
+
+/* Whether there are objectives. Where there are none, the kernel drops the code for them when it loads the programs. */
+const volatile u32 objectives;
 
 /* Where the IP header starts in the buffer. */
 #define AT_CGROUP    0
@@ -56,8 +68,8 @@ struct http_key {
 
 struct http_service {
 	struct http_key key;
-	u32 generation; /* grows with every new owner of the slot; odd: in use */
-	u32 pad;
+	u32 generation;         /* grows with every new owner of the slot; odd: in use */
+	u32 set;                /* its objectives: SET_* or a number of http_sets */
 	u64 http_connections;   /* that carried at least one response */
 	u64 opaque_connections; /* that speak something else */
 	u64 aborted;            /* requests whose connection ended before a response */
@@ -67,6 +79,77 @@ struct http_service {
 	u64 codes[HTTP_CODES];
 	struct hist first_byte;
 	struct hist duration[HTTP_CLASSES];
+};
+
+#define SET_UNBOUND 0 /* user space has not said yet which service it is */
+#define SET_NONE    1 /* a service without objectives */
+
+/* The objectives of a service. */
+struct http_set {
+	u32 first;  /* of its steps in http_steps */
+	u32 steps;  /* their number */
+	u32 routes; /* number of its routes; 0: the path does not matter */
+	u32 pad;
+};
+
+enum http_outcome {
+	HTTP_GOOD,
+	HTTP_BAD,
+	HTTP_EXCLUDED,
+	HTTP_UNKNOWN,  /* from here on lost: nothing is known of the request or of the response */
+	HTTP_HEAD,     /* the start of the request did not tell route or method */
+	HTTP_UNTIMED,  /* the request was not seen */
+	HTTP_CUT,      /* the response went on after it was counted */
+	HTTP_ABORTED,  /* no response, and not yet certain to be bad */
+	HTTP_OUTCOMES, /* also: not the objective's business */
+};
+
+/*
+ * A step of deciding an objective: requests that meet the condition and no earlier one of the same objective have the
+ * outcome. Those that meet none are not its business.
+ */
+struct http_step {
+	u64 statuses[8]; /* bit i: status 100 + i */
+	u64 routes;      /* bit 0: paths of none of the set's routes; bit i: those of route i */
+	u64 least, most; /* duration in ns, both included */
+	u16 methods;     /* enum http_method */
+	u8 rule;         /* number of the objective in the set */
+	u8 outcome;      /* enum http_outcome */
+	u8 all_statuses;
+	u8 last; /* of the objective */
+	u8 pad[2];
+};
+
+/* What became of the events of a slot's objectives. */
+struct http_events {
+	u64 unbound; /* events while the slot was unbound: whose they are is not known yet */
+	u64 rules[HTTP_RULES][HTTP_OUTCOMES];
+};
+
+/* Methods in the order of OpenTelemetry's http.request.method, as slo.Methods has them. */
+enum http_method {
+	METHOD_GET,
+	METHOD_HEAD,
+	METHOD_POST,
+	METHOD_PUT,
+	METHOD_DELETE,
+	METHOD_CONNECT,
+	METHOD_OPTIONS,
+	METHOD_TRACE,
+	METHOD_PATCH,
+	METHOD_OTHER,
+	METHODS,
+};
+
+struct http_route {
+	u32 bits; /* 32 for the set and 8 for each byte of the path */
+	u32 set;
+	u8 path[HTTP_PATH];
+};
+
+struct http_endpoint {
+	u32 netns; /* 0: any */
+	u32 port;
 };
 
 /* Losses that belong to no service. */
@@ -114,7 +197,9 @@ struct conn {
 	u8 tries;
 	u8 gathered; /* bytes in head */
 	u8 sides;    /* 1: next_in is set, 2: next_out is set */
-	u8 pad[6];
+	u16 methods; /* bit of the request's method; 0: not known */
+	u8 route;    /* 1 + the request's route; 0: not known */
+	u8 pad[3];
 	u8 head[2 * HEAD]; /* the start of a message; twice, for the verifier */
 };
 
@@ -170,6 +255,44 @@ struct {
 	__type(key, u32);
 	__type(value, struct http_runs);
 } http_run SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* user space sets it, as for the next three */
+	__type(key, u32);
+	__type(value, struct http_set);
+} http_sets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct http_step);
+} http_steps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct http_route);
+	__type(value, u32); /* number of the route in its set, from 1 */
+} http_routes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct http_events);
+} http_event_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HTTP_ENDPOINTS);
+	__type(key, struct http_endpoint);
+	__type(value, u32); /* a set */
+} http_expected SEC(".maps");
 
 static __always_inline void count(u64 *counter)
 {
@@ -262,6 +385,19 @@ static __always_inline bool is_server(struct __sk_buff *skb, struct bpf_sock *sk
 	return found;
 }
 
+/* The objectives of a new service, if user space knows already who will serve at the endpoint. */
+static __always_inline u32 expected_set(struct http_key *key)
+{
+	struct http_endpoint e = {.netns = key->netns, .port = key->port};
+	u32 *set = bpf_map_lookup_elem(&http_expected, &e);
+
+	if (!set) {
+		e.netns = 0;
+		set = bpf_map_lookup_elem(&http_expected, &e);
+	}
+	return set ? *set : SET_UNBOUND;
+}
+
 /* Takes a free slot for a new service and publishes it. Slot 0 is for those that come when none is free. */
 static __noinline u32 new_slot(struct http_key *key)
 {
@@ -281,6 +417,8 @@ static __noinline u32 new_slot(struct http_key *key)
 	if (!s)
 		return 0;
 	s->key = *key;
+	if (objectives)
+		s->set = expected_set(key);
 	value = __sync_add_and_fetch(&s->generation, 1) << 16 | slot;     /* in use before anybody can find it */
 	if (bpf_map_update_elem(&http_slots, key, &value, BPF_NOEXIST)) { /* another CPU was first */
 		__sync_fetch_and_add(&s->generation, 1);
@@ -397,19 +535,166 @@ static __always_inline u64 elapsed(u64 from, u64 to)
 	return to > from ? to - from : 0;
 }
 
+#define LONGEST (~0ULL >> 1) /* ns */
+
+/* What is known of a request; what is 0 is not. */
+struct http_event {
+	u64 least, most; /* bounds of its duration */
+	u32 slot;
+	u16 status;
+	u16 methods; /* one bit */
+	u8 route;    /* 1 + number */
+	u8 reason;   /* the outcome if what is known does not suffice */
+	u8 again;    /* counted already: only what does not suffice counts */
+	u8 pad[5];
+};
+
+/* An event on its way through the steps. */
+struct judging {
+	u64 routes, least, most;
+	struct http_events *events;
+	u32 first; /* step of the set */
+	u32 status, methods;
+	u32 possible; /* outcomes of the present rule, as bits */
+	u32 decided;
+	u32 reason, again;
+};
+
+/* The only possible outcome of the present rule, or the reason why there is none. */
+static __always_inline u32 outcome_of(struct judging *j)
+{
+	if (j->possible == 1 << HTTP_GOOD)
+		return HTTP_GOOD;
+	if (j->possible == 1 << HTTP_BAD)
+		return HTTP_BAD;
+	if (j->possible == 1 << HTTP_EXCLUDED)
+		return HTTP_EXCLUDED;
+	return j->reason;
+}
+
+/* Takes one step. A loop of the helper's, whose body the verifier checks once: unrolled it takes it seconds. */
+static long judge_step(u32 i, struct judging *j)
+{
+	u32 at = j->first + i, code = j->status - 100, outcome;
+	struct http_events *events = j->events;
+	struct http_step *s = bpf_map_lookup_elem(&http_steps, &at);
+
+	if (!s)
+		return 1;
+	if (!j->decided && s->methods & j->methods && s->routes & j->routes && j->least <= s->most &&
+	    j->most >= s->least && (!j->status || s->statuses[code >> 6 & 7] >> (code & 63) & 1)) {
+		j->possible |= 1 << (s->outcome & 7);
+		j->decided = !(j->methods & ~s->methods) && !(j->routes & ~s->routes) && j->least >= s->least &&
+			     j->most <= s->most && (j->status || s->all_statuses);
+	}
+	if (!s->last)
+		return 0;
+	if (j->possible) {
+		if (!j->decided)
+			j->possible |= 1 << HTTP_OUTCOMES; /* it may not be the objective's business */
+		outcome = outcome_of(j);
+		if (!j->again || outcome == j->reason)
+			count(&events->rules[s->rule & (HTTP_RULES - 1)][outcome & (HTTP_OUTCOMES - 1)]);
+	}
+	j->possible = 0;
+	j->decided = 0;
+	return 0;
+}
+
+/*
+ * Counts an event for each objective of its slot. Unknown parts stand for all values they may have: a step that some of
+ * these meet is possible, one that all meet is certain. Only an outcome without alternative counts. A function of its own,
+ * which the verifier checks once and not in each place that calls it.
+ */
+__noinline int http_judge(struct http_event *e)
+{
+	struct judging j = {};
+	struct http_service *s;
+	struct http_set *set;
+	u32 at;
+
+	if (!e)
+		return 0;
+	at = e->slot & 0xffff;
+	s = bpf_map_lookup_elem(&http_services, &at);
+	j.events = bpf_map_lookup_elem(&http_event_counts, &at);
+	if (!s || !j.events)
+		return 0;
+	at = s->set;
+	if (at == SET_UNBOUND && !e->again)
+		count(&j.events->unbound);
+	if (at <= SET_NONE)
+		return 0;
+	set = bpf_map_lookup_elem(&http_sets, &at);
+	if (!set)
+		return 0;
+	j.first = set->first;
+	j.status = e->status;
+	j.methods = e->methods ? e->methods : (1 << METHODS) - 1;
+	j.routes = e->route ? 1ULL << ((e->route - 1) & 63) : ~0ULL;
+	j.least = e->least;
+	j.most = e->most;
+	j.reason = e->reason;
+	j.again = e->again;
+	bpf_loop(set->steps, judge_step, &j, 0);
+	return 0;
+}
+
+/* What is known of the connection's present request. */
+static __always_inline struct http_event event_of(struct conn *c, u16 status, u64 least, u64 most, u32 reason)
+{
+	struct http_event e = {.least = least,
+			       .most = most,
+			       .slot = c->slot & 0xffff,
+			       .status = status,
+			       .methods = c->methods,
+			       .route = c->route,
+			       .reason = reason,
+			       .again = reason == HTTP_CUT};
+
+	return e;
+}
+
+/* Counts the end of the connection's present request for the objectives. */
+static __always_inline void judge(struct conn *c, u16 status, u64 least, u64 most, u32 reason)
+{
+	struct http_event e = event_of(c, status, least, most, reason);
+
+	http_judge(&e);
+}
+
+/* Counts for the objectives what cannot be attributed to a request. */
+static __always_inline void judge_unknown(struct conn *c)
+{
+	struct http_event e = {.most = LONGEST, .slot = c->slot & 0xffff, .reason = HTTP_UNKNOWN};
+
+	if (objectives)
+		http_judge(&e);
+}
+
 /* Closes the present response, once, whoever comes first, and leaves the connection in the state next. */
 static __always_inline void finish(struct conn *c, u32 next)
 {
+	/* Read before the state changes: another hook may then begin the next request. */
+	u64 lasted = elapsed(c->started, c->last);
+	bool untimed = c->flags & CONN_UNTIMED;
+	u32 class = c->status / 100 - 1;
 	struct http_service *s;
-	u32 class;
+	struct http_event e;
 
+	if (objectives && untimed)
+		e = event_of(c, c->status, 0, LONGEST, HTTP_UNTIMED);
+	else if (objectives)
+		e = event_of(c, c->status, lasted, lasted, HTTP_HEAD);
 	if (__sync_val_compare_and_swap(&c->state, CONN_RESPONDING, next) != CONN_RESPONDING)
 		return;
 	s = service_of(c);
-	class = c->status / 100 - 1;
-	if (!s || class >= HTTP_CLASSES || c->flags & CONN_UNTIMED)
+	if (!s)
 		return;
-	hist_record_atomic(&s->duration[class], elapsed(c->started, c->last));
+	if (objectives)
+		http_judge(&e);
+	if (class < HTTP_CLASSES && !untimed)
+		hist_record_atomic(&s->duration[class], lasted);
 }
 
 static __always_inline void begin(struct conn *c, u64 started)
@@ -425,6 +710,8 @@ static __always_inline void begin(struct conn *c, u64 started)
 	c->flags = flags;
 	c->started = started;
 	c->gathered = 0;
+	c->methods = 0;
+	c->route = 0;
 	c->state = CONN_PENDING;
 }
 
@@ -447,8 +734,14 @@ static __always_inline void end(struct conn *c)
 		finish(c, CONN_IDLE);
 	if (state == CONN_PENDING) {
 		s = service_of(c);
-		if (s)
-			count(c->flags & CONN_DOUBT ? &s->unknown : &s->aborted);
+		if (s && c->flags & CONN_DOUBT) {
+			count(&s->unknown);
+			judge_unknown(c);
+		} else if (s) {
+			count(&s->aborted);
+			if (objectives)
+				judge(c, 0, elapsed(c->started, bpf_ktime_get_ns()), LONGEST, HTTP_ABORTED);
+		}
 	}
 	c->state = state == CONN_OPAQUE ? CONN_OPAQUE : CONN_IGNORED;
 }
@@ -493,13 +786,17 @@ static __always_inline void not_a_response(struct conn *c, struct http_service *
 
 	switch (c->state) {
 	case CONN_PENDING:
-		if (http)
+		if (http) {
 			count(&s->unknown);
-		else
+			judge_unknown(c);
+		} else {
 			become_opaque(c); /* the request only looked like HTTP */
+		}
 		break;
 	case CONN_QUIET:
 		count(&s->cut);
+		if (objectives && !(c->flags & CONN_UNTIMED))
+			judge(c, c->status, elapsed(c->started, c->last), LONGEST, HTTP_CUT);
 		break;
 	case CONN_JOINED:
 		if (++c->tries > JOIN_TRIES)
@@ -508,6 +805,14 @@ static __always_inline void not_a_response(struct conn *c, struct http_service *
 	}
 	if (c->state != CONN_OPAQUE)
 		c->state = CONN_IDLE;
+}
+
+/* The request of the present response was not seen, or not for certain. */
+static __always_inline void unseen(struct conn *c)
+{
+	c->flags |= CONN_UNTIMED;
+	c->methods = 0;
+	c->route = 0;
 }
 
 /* A segment with data from the server while it does not answer: it may begin to, or while nothing is known of a request. */
@@ -531,6 +836,7 @@ static __always_inline void response_data(struct __sk_buff *skb, struct conn *c,
 	}
 	if (state == CONN_JOINED || (state != CONN_PENDING && c->flags & CONN_COUNTED)) {
 		count(&s->unknown); /* no request is open: a text that looks like a status line proves nothing */
+		judge_unknown(c);
 		return;
 	}
 	if (status / 100 == 1 && status != 101) {
@@ -542,7 +848,7 @@ static __always_inline void response_data(struct __sk_buff *skb, struct conn *c,
 			return;
 	}
 	if (state != CONN_PENDING)
-		c->flags |= CONN_UNTIMED;
+		unseen(c);
 	respond(c, s, status, sent_at(skb));
 }
 
@@ -557,19 +863,178 @@ static __always_inline void more_response(struct __sk_buff *skb, struct conn *c,
 		return;
 	if (c->head[0] == 'H' && match_response(c->head, HEAD, &status) == YES) {
 		s = service_of(c);
-		if (s)
+		if (s) {
 			count(&s->unknown);
+			judge_unknown(c);
+		}
 	}
+}
+
+#define CHARACTER(c, i)  ((u64)(c) << 8 * (i))
+#define WORD(a, b, c, d) (CHARACTER(a, 0) | CHARACTER(b, 1) | CHARACTER(c, 2) | CHARACTER(d, 3))
+#define FIRST(n)         (~0ULL >> (64 - 8 * (n)))
+
+/* The method of a request line, whose first bytes are h. */
+static __always_inline u32 method_of(const u8 *h)
+{
+	u64 w;
+
+	__builtin_memcpy(&w, h, sizeof(w));
+	if ((w & FIRST(4)) == WORD('G', 'E', 'T', ' '))
+		return METHOD_GET;
+	if ((w & FIRST(5)) == (WORD('P', 'O', 'S', 'T') | CHARACTER(' ', 4)))
+		return METHOD_POST;
+	if ((w & FIRST(5)) == (WORD('H', 'E', 'A', 'D') | CHARACTER(' ', 4)))
+		return METHOD_HEAD;
+	if ((w & FIRST(4)) == WORD('P', 'U', 'T', ' '))
+		return METHOD_PUT;
+	if ((w & FIRST(7)) == (WORD('D', 'E', 'L', 'E') | WORD('T', 'E', ' ', 0) << 32))
+		return METHOD_DELETE;
+	if (w == (WORD('C', 'O', 'N', 'N') | WORD('E', 'C', 'T', ' ') << 32))
+		return METHOD_CONNECT;
+	if (w == (WORD('O', 'P', 'T', 'I') | WORD('O', 'N', 'S', ' ') << 32))
+		return METHOD_OPTIONS;
+	if ((w & FIRST(6)) == (WORD('T', 'R', 'A', 'C') | WORD('E', ' ', 0, 0) << 32))
+		return METHOD_TRACE;
+	if ((w & FIRST(6)) == (WORD('P', 'A', 'T', 'C') | WORD('H', ' ', 0, 0) << 32))
+		return METHOD_PATCH;
+	return METHOD_OTHER;
+}
+
+#define NO_PATH    (~0U)
+#define EMPTY_PATH (~0U - 1)
+
+/* A search for the path in a target. */
+struct target {
+	struct __sk_buff *skb;
+	u32 off, len;
+	u32 slashes;
+	u32 path; /* where it begins, NO_PATH or EMPTY_PATH */
+	u8 before;
+};
+
+static long target_step(u32 i, struct target *t)
+{
+	u8 b;
+
+	if (i >= t->len || bpf_skb_load_bytes(t->skb, t->off + i, &b, 1))
+		return 1;
+	if (b == ' ' || b == '?' || b == '\r' || b == '\n') {
+		if (t->slashes == 2)
+			t->path = EMPTY_PATH;
+		return 1;
+	}
+	if (b == '/') {
+		if (++t->slashes == 3) {
+			t->path = i;
+			return 1;
+		}
+		if (t->before != (t->slashes == 1 ? ':' : '/'))
+			return 1;
+	}
+	t->before = b;
+	return 0;
+}
+
+/* Says where in a target in absolute form ("http://host/path") the path begins. */
+static __always_inline u32 path_in(struct __sk_buff *skb, u32 off, u32 len)
+{
+	struct target t = {.skb = skb, .off = off, .len = len, .path = NO_PATH};
+
+	bpf_loop(HTTP_TARGET, target_step, &t, 0);
+	return t.path;
+}
+
+/* Says whether the path ends among the n bytes. No route has any of these characters. */
+static __always_inline bool path_ends(const u8 *path, u32 n)
+{
+	u32 i;
+
+	for (i = 0; i < HTTP_PATH; i++) {
+		if (i >= n)
+			return false;
+		if (path[i] == ' ' || path[i] == '?' || path[i] == '\r' || path[i] == '\n')
+			return true;
+	}
+	return true; /* longer than every route */
+}
+
+/*
+ * Returns 1 + the number of the route of a request's target, which has len bytes at off of the segment, or 0 if the
+ * segment ends before it can be told. The target is taken as it is: encoded bytes and letters of either case are others.
+ * A function of its own for the verifier, as http_judge is.
+ */
+__noinline int http_route_of(struct __sk_buff *skb, u32 off, u32 len, u32 set)
+{
+	struct http_route key = {.set = set, .bits = 32 + 8 * HTTP_PATH};
+	u32 n, *route;
+	u8 first;
+
+	if (!len || bpf_skb_load_bytes(skb, off, &first, 1))
+		return 0;
+	n = first == 'h' || first == 'H' ? path_in(skb, off, len) : 0;
+	if (n == NO_PATH)
+		return 0;
+	if (n == EMPTY_PATH) {
+		key.path[0] = '/';
+		key.bits = 32 + 8;
+	} else {
+		off += n;
+		n = len - n;
+		if (n > HTTP_PATH)
+			n = HTTP_PATH;
+		if (n == 0)
+			return 0;
+		barrier_var(n); /* see gather */
+		n = ((n - 1) & (HTTP_PATH - 1)) + 1;
+		if (bpf_skb_load_bytes(skb, off, key.path, n) || !path_ends(key.path, n))
+			return 0;
+	}
+	route = bpf_map_lookup_elem(&http_routes, &key);
+	return route ? 1 + *route : 1;
+}
+
+/* Notes what the objectives need to know of a request whose start is in the segment; whole: from its first byte. */
+static __always_inline void note_request(struct __sk_buff *skb, struct conn *c, struct packet *p, bool whole)
+{
+	struct http_service *s = service_of(c);
+	struct http_set *set;
+	u32 number, target;
+
+	if (!s)
+		return;
+	number = s->set;
+	if (number <= SET_NONE)
+		return;
+	set = bpf_map_lookup_elem(&http_sets, &number);
+	if (!set)
+		return;
+	c->methods = 1 << method_of(c->head);
+	if (!set->routes)
+		return;
+	if (c->methods == 1 << METHOD_CONNECT) {
+		c->route = 1; /* its target is no path */
+		return;
+	}
+	if (!whole)
+		return;
+	for (target = 0; target < HEAD; target++)
+		if (c->head[target] == ' ')
+			break;
+	target++;
+	if (target < p->len)
+		c->route = http_route_of(skb, p->off + target, p->len - target, number);
 }
 
 /* Data from the client where a request may begin. */
 static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, struct packet *p)
 {
 	u64 started = c->started;
+	bool whole = c->state != CONN_HEAD;
 	enum match m;
 	u32 n;
 
-	if (c->state != CONN_HEAD)
+	if (whole)
 		c->gathered = 0;
 	n = gather(skb, c, p);
 	m = match_request(c->head, n);
@@ -584,6 +1049,8 @@ static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, 
 		started = bpf_ktime_get_ns();
 	if (m == YES) {
 		begin(c, started);
+		if (objectives)
+			note_request(skb, c, p, whole);
 	} else {
 		c->started = started;
 		c->state = CONN_HEAD;
@@ -606,6 +1073,8 @@ static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock
 		become_opaque(c);
 	} else if (m == YES) {
 		begin(c, bpf_ktime_get_ns());
+		if (objectives)
+			note_request(skb, c, p, true);
 	} else {
 		c->started = bpf_ktime_get_ns();
 		c->state = CONN_HEAD;
@@ -705,7 +1174,7 @@ static __always_inline void joined_request(struct __sk_buff *skb, struct bpf_soc
 		request_data(skb, c, p);
 		if (c->state != CONN_JOINED) {
 			if (since == 0)
-				c->flags |= CONN_UNTIMED;
+				unseen(c);
 			return;
 		}
 	}
@@ -755,6 +1224,8 @@ static __always_inline void egress(struct __sk_buff *skb, struct bpf_sock *sk, s
 		c->next_out = seq_end;
 		if (c->state == CONN_HEAD) { /* an answer to a request that is not complete, e.g. a timeout's 408 */
 			c->gathered = 0;
+			c->methods = 0;
+			c->route = 0;
 			c->state = CONN_PENDING;
 		}
 		if (c->state == CONN_RESPONDING)

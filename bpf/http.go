@@ -40,6 +40,8 @@ type HTTPOptions struct {
 	// OnlyNetns restricts the count at a cgroup to one network namespace, by the inode number of /proc/PID/ns/net; 0
 	// means all.
 	OnlyNetns uint32
+	// Objectives are what the services promise; nil: nothing, which costs nothing.
+	Objectives *HTTPObjectives
 }
 
 // HTTP is the loaded and attached probe that counts HTTP/1.x requests. It takes 4.2 MB of kernel memory, and some 100
@@ -52,6 +54,7 @@ type HTTP struct {
 	services   *ebpf.Memory
 	losses     *ebpf.Memory
 	runs       *ebpf.Memory
+	events     *ebpf.Memory
 	cpus       int
 }
 
@@ -81,9 +84,12 @@ func (h *HTTP) load(k *Kernel, opts HTTPOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := spec.Variables[gen.HTTPVarOnlyNetns].Set(opts.OnlyNetns); err != nil {
+	if err := setVariables(spec, map[string]any{
+		gen.HTTPVarOnlyNetns: opts.OnlyNetns, gen.HTTPVarObjectives: opts.Objectives.enabled(),
+	}); err != nil {
 		return err
 	}
+	opts.Objectives.size(spec.Maps)
 	if h.cpus, err = ebpf.PossibleCPU(); err != nil {
 		return err
 	}
@@ -101,7 +107,7 @@ func (h *HTTP) load(k *Kernel, opts HTTPOptions) error {
 		return err
 	}
 	h.in, h.out = h.collection.Programs[in], h.collection.Programs[out]
-	return h.prepare()
+	return errors.Join(opts.Objectives.fill(h.collection.Maps), h.prepare())
 }
 
 // httpFields are the fields that http.bpf.c reads and some kernels may lack.
@@ -126,6 +132,8 @@ func (h *HTTP) prepare() error {
 		gen.HTTPMapHttpServices: &h.services,
 		gen.HTTPMapHttpLoss:     &h.losses,
 		gen.HTTPMapHttpRun:      &h.runs,
+
+		gen.HTTPMapHttpEventCounts: &h.events,
 	} {
 		var err error
 		if *memory, err = maps[name].Memory(); err != nil {
@@ -240,6 +248,9 @@ func (h *HTTP) Retire(slot int) error {
 	empty := HTTPService{Generation: s.Generation + 1}
 	if err := h.collection.Maps[gen.HTTPMapHttpServices].Put(uint32(slot), &empty); err != nil {
 		return fmt.Errorf("retire slot %d: %w", slot, err)
+	}
+	if err := h.clearEvents(slot); err != nil {
+		return err
 	}
 	return h.collection.Maps[gen.HTTPMapHttpFree].Put(nil, uint32(slot))
 }

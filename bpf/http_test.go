@@ -21,12 +21,17 @@ import (
 // newHTTP attaches the probe to the root of the cgroup2 tree.
 func newHTTP(tb testing.TB) *HTTP {
 	tb.Helper()
+	return newHTTPWith(tb, nil)
+}
+
+func newHTTPWith(tb testing.TB, objectives *HTTPObjectives) *HTTP {
+	tb.Helper()
 	testneed.Root(tb, "to load BPF programs")
 	mount, err := cgroup.Mount("/")
 	if err != nil {
 		tb.Skip(err)
 	}
-	return openHTTP(tb, HTTPOptions{Cgroup: mount})
+	return openHTTP(tb, HTTPOptions{Cgroup: mount, Objectives: objectives})
 }
 
 // openHTTP loads the probe until the test ends.
@@ -47,12 +52,17 @@ func openHTTP(tb testing.TB, opts HTTPOptions) *HTTP {
 // newHTTPAtInterfaces attaches the probe to the loopback interface, as a sidecar without the host's cgroup2 tree does.
 func newHTTPAtInterfaces(tb testing.TB) *HTTP {
 	tb.Helper()
+	return atInterfaces(tb, nil)
+}
+
+func atInterfaces(tb testing.TB, objectives *HTTPObjectives) *HTTP {
+	tb.Helper()
 	testneed.Root(tb, "to load BPF programs")
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		tb.Skip(err)
 	}
-	h := openHTTP(tb, HTTPOptions{})
+	h := openHTTP(tb, HTTPOptions{Objectives: objectives})
 	err = h.AttachInterface(lo.Index)
 	if errors.Is(err, ebpf.ErrNotSupported) { // a kernel before 6.6
 		tb.Skip(err)
@@ -590,6 +600,20 @@ func TestHTTPReadingAllocatesNothing(t *testing.T) {
 // does): the request is seen on the listening socket, so its response has no duration. The next ones have.
 func TestHTTPDeferredAccept(t *testing.T) {
 	h := newHTTP(t)
+	port, ask := deferredServer(t)
+	for range 3 {
+		ask(get)
+	}
+	ask("")
+	checkCount(t, h, port, counted{
+		Codes: map[int]uint64{200: 3}, HTTP: 1, FirstBytes: 2, Durations: 2, Untimed: 1,
+	})
+}
+
+// deferredServer has a listener that accepts connections with their first data. ask sends a request over the one connection
+// to it and reads the answer; an empty one closes it.
+func deferredServer(t *testing.T) (port int, ask func(request string)) {
+	t.Helper()
 	deferAccept := func(_, _ string, c syscall.RawConn) error {
 		var err error
 		controlErr := c.Control(func(fd uintptr) {
@@ -602,7 +626,7 @@ func TestHTTPDeferredAccept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		conn, err := l.Accept()
 		if err != nil {
@@ -623,17 +647,19 @@ func TestHTTPDeferredAccept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
 	answer := make([]byte, len(ok))
-	for range 3 {
-		if _, err := io.WriteString(conn, get); err != nil {
+	return l.Addr().(*net.TCPAddr).Port, func(request string) {
+		t.Helper()
+		if request == "" {
+			conn.Close()
+			return
+		}
+		if _, err := io.WriteString(conn, request); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(conn, answer); err != nil {
 			t.Fatal(err)
 		}
 	}
-	conn.Close()
-	checkCount(t, h, l.Addr().(*net.TCPAddr).Port, counted{
-		Codes: map[int]uint64{200: 3}, HTTP: 1, FirstBytes: 2, Durations: 2, Untimed: 1,
-	})
 }

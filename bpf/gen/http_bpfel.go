@@ -21,6 +21,18 @@ type HTTPHist struct {
 	Buckets  [256]uint64
 }
 
+type HTTPHttpEndpoint struct {
+	_     structs.HostLayout
+	Netns uint32
+	Port  uint32
+}
+
+type HTTPHttpEvents struct {
+	_       structs.HostLayout
+	Unbound uint64
+	Rules   [16][8]uint64
+}
+
 type HTTPHttpKey struct {
 	_      structs.HostLayout
 	Cgroup uint64
@@ -35,6 +47,13 @@ type HTTPHttpLosses struct {
 	NoSlot    uint64
 }
 
+type HTTPHttpRoute struct {
+	_    structs.HostLayout
+	Bits uint32
+	Set  uint32
+	Path [64]uint8
+}
+
 type HTTPHttpRuns struct {
 	_         structs.HostLayout
 	Runs      uint64
@@ -47,7 +66,7 @@ type HTTPHttpService struct {
 	_                 structs.HostLayout
 	Key               HTTPHttpKey
 	Generation        uint32
-	Pad               uint32
+	Set               uint32
 	HttpConnections   uint64
 	OpaqueConnections uint64
 	Aborted           uint64
@@ -59,23 +78,51 @@ type HTTPHttpService struct {
 	Duration          [5]HTTPHist
 }
 
+type HTTPHttpSet struct {
+	_      structs.HostLayout
+	First  uint32
+	Steps  uint32
+	Routes uint32
+	Pad    uint32
+}
+
+type HTTPHttpStep struct {
+	_           structs.HostLayout
+	Statuses    [8]uint64
+	Routes      uint64
+	Least       uint64
+	Most        uint64
+	Methods     uint16
+	Rule        uint8
+	Outcome     uint8
+	AllStatuses uint8
+	Last        uint8
+	Pad         [2]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	HTTPMapHttpConns    = "http_conns"
-	HTTPMapHttpFree     = "http_free"
-	HTTPMapHttpLoss     = "http_loss"
-	HTTPMapHttpRun      = "http_run"
-	HTTPMapHttpServices = "http_services"
-	HTTPMapHttpSlots    = "http_slots"
-	HTTPProgHttpEgress  = "http_egress"
-	HTTPProgHttpFlush   = "http_flush"
-	HTTPProgHttpIngress = "http_ingress"
-	HTTPProgHttpTcxIn   = "http_tcx_in"
-	HTTPProgHttpTcxOut  = "http_tcx_out"
-	HTTPVarOnlyNetns    = "only_netns"
-	HTTPVarQuietNs      = "quiet_ns"
+	HTTPMapHttpConns       = "http_conns"
+	HTTPMapHttpEventCounts = "http_event_counts"
+	HTTPMapHttpExpected    = "http_expected"
+	HTTPMapHttpFree        = "http_free"
+	HTTPMapHttpLoss        = "http_loss"
+	HTTPMapHttpRoutes      = "http_routes"
+	HTTPMapHttpRun         = "http_run"
+	HTTPMapHttpServices    = "http_services"
+	HTTPMapHttpSets        = "http_sets"
+	HTTPMapHttpSlots       = "http_slots"
+	HTTPMapHttpSteps       = "http_steps"
+	HTTPProgHttpEgress     = "http_egress"
+	HTTPProgHttpFlush      = "http_flush"
+	HTTPProgHttpIngress    = "http_ingress"
+	HTTPProgHttpTcxIn      = "http_tcx_in"
+	HTTPProgHttpTcxOut     = "http_tcx_out"
+	HTTPVarObjectives      = "objectives"
+	HTTPVarOnlyNetns       = "only_netns"
+	HTTPVarQuietNs         = "quiet_ns"
 )
 
 // LoadHTTP returns the embedded CollectionSpec for HTTP.
@@ -131,20 +178,26 @@ type HTTPProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HTTPMapSpecs struct {
-	HttpConns    *ebpf.MapSpec `ebpf:"http_conns"`
-	HttpFree     *ebpf.MapSpec `ebpf:"http_free"`
-	HttpLoss     *ebpf.MapSpec `ebpf:"http_loss"`
-	HttpRun      *ebpf.MapSpec `ebpf:"http_run"`
-	HttpServices *ebpf.MapSpec `ebpf:"http_services"`
-	HttpSlots    *ebpf.MapSpec `ebpf:"http_slots"`
+	HttpConns       *ebpf.MapSpec `ebpf:"http_conns"`
+	HttpEventCounts *ebpf.MapSpec `ebpf:"http_event_counts"`
+	HttpExpected    *ebpf.MapSpec `ebpf:"http_expected"`
+	HttpFree        *ebpf.MapSpec `ebpf:"http_free"`
+	HttpLoss        *ebpf.MapSpec `ebpf:"http_loss"`
+	HttpRoutes      *ebpf.MapSpec `ebpf:"http_routes"`
+	HttpRun         *ebpf.MapSpec `ebpf:"http_run"`
+	HttpServices    *ebpf.MapSpec `ebpf:"http_services"`
+	HttpSets        *ebpf.MapSpec `ebpf:"http_sets"`
+	HttpSlots       *ebpf.MapSpec `ebpf:"http_slots"`
+	HttpSteps       *ebpf.MapSpec `ebpf:"http_steps"`
 }
 
 // HTTPVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HTTPVariableSpecs struct {
-	OnlyNetns *ebpf.VariableSpec `ebpf:"only_netns"`
-	QuietNs   *ebpf.VariableSpec `ebpf:"quiet_ns"`
+	Objectives *ebpf.VariableSpec `ebpf:"objectives"`
+	OnlyNetns  *ebpf.VariableSpec `ebpf:"only_netns"`
+	QuietNs    *ebpf.VariableSpec `ebpf:"quiet_ns"`
 }
 
 // HTTPObjects contains all objects after they have been loaded into the kernel.
@@ -167,22 +220,32 @@ func (o *HTTPObjects) Close() error {
 //
 // It can be passed to LoadHTTPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HTTPMaps struct {
-	HttpConns    *ebpf.Map `ebpf:"http_conns"`
-	HttpFree     *ebpf.Map `ebpf:"http_free"`
-	HttpLoss     *ebpf.Map `ebpf:"http_loss"`
-	HttpRun      *ebpf.Map `ebpf:"http_run"`
-	HttpServices *ebpf.Map `ebpf:"http_services"`
-	HttpSlots    *ebpf.Map `ebpf:"http_slots"`
+	HttpConns       *ebpf.Map `ebpf:"http_conns"`
+	HttpEventCounts *ebpf.Map `ebpf:"http_event_counts"`
+	HttpExpected    *ebpf.Map `ebpf:"http_expected"`
+	HttpFree        *ebpf.Map `ebpf:"http_free"`
+	HttpLoss        *ebpf.Map `ebpf:"http_loss"`
+	HttpRoutes      *ebpf.Map `ebpf:"http_routes"`
+	HttpRun         *ebpf.Map `ebpf:"http_run"`
+	HttpServices    *ebpf.Map `ebpf:"http_services"`
+	HttpSets        *ebpf.Map `ebpf:"http_sets"`
+	HttpSlots       *ebpf.Map `ebpf:"http_slots"`
+	HttpSteps       *ebpf.Map `ebpf:"http_steps"`
 }
 
 func (m *HTTPMaps) Close() error {
 	return _HTTPClose(
 		m.HttpConns,
+		m.HttpEventCounts,
+		m.HttpExpected,
 		m.HttpFree,
 		m.HttpLoss,
+		m.HttpRoutes,
 		m.HttpRun,
 		m.HttpServices,
+		m.HttpSets,
 		m.HttpSlots,
+		m.HttpSteps,
 	)
 }
 
@@ -190,8 +253,9 @@ func (m *HTTPMaps) Close() error {
 //
 // It can be passed to LoadHTTPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HTTPVariables struct {
-	OnlyNetns *ebpf.Variable `ebpf:"only_netns"`
-	QuietNs   *ebpf.Variable `ebpf:"quiet_ns"`
+	Objectives *ebpf.Variable `ebpf:"objectives"`
+	OnlyNetns  *ebpf.Variable `ebpf:"only_netns"`
+	QuietNs    *ebpf.Variable `ebpf:"quiet_ns"`
 }
 
 // HTTPPrograms contains all programs after they have been loaded into the kernel.

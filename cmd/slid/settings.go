@@ -37,6 +37,9 @@ func loadObjectives(path string) (c config.Config, docs config.Documents, err er
 	if err == nil {
 		err = c.Merge(docs)
 	}
+	if err == nil {
+		err = checkObjectives(c)
+	}
 	if err != nil {
 		return config.Config{}, config.Documents{}, &configError{err}
 	}
@@ -51,6 +54,18 @@ func checkCollectors(c config.Config) error {
 		known[area] = append(known[area], name)
 	}
 	return c.CheckCollectors(known)
+}
+
+// checkObjectives reports the objectives that are too many for the kernel.
+func checkObjectives(c config.Config) error { return c.CheckObjectives((&service.Objectives{}).Add) }
+
+// objectives returns what services promise, in the form in which their traffic is counted.
+func objectives(c config.Config) *service.Objectives {
+	o := &service.Objectives{}
+	for _, objective := range c.SLOs {
+		o.Add(objective) // what is wrong with it, checkObjectives has reported
+	}
+	return o
 }
 
 // lenientConfig is loadConfig for commands that anybody may run: a default file that only the service's user may read

@@ -69,7 +69,7 @@ func TestExamplesOfTheGuide(t *testing.T) {
 	if diff := cmp.Diff(err.Error()+"\n", blocks[""][1]); diff != "" {
 		t.Errorf("slid validate says (-this +page):\n%s", diff)
 	}
-	for _, name := range []string{"count", "Occurrences", "`slid check`"} {
+	for _, name := range []string{"count", "Occurrences", "sli.events.lost", "`slid check`"} {
 		if !strings.Contains(page, name) {
 			t.Errorf("the page lost %q", name)
 		}

@@ -58,7 +58,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.LockName, Class: metric.ClassLatency, Budget: 4000, OptIn: true, New: d.NewLock},
 		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewSyscalls(c.Latency.Syscalls)},
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
-		{Name: "service/traffic", Class: metric.ClassService, Budget: 5000, New: traffic(d, overrides(c))},
+		{Name: "service/traffic", Class: metric.ClassService, Budget: 8000, New: traffic(d, c)},
 		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
 		{Name: budget.Name, Class: metric.ClassSLO, Budget: objectiveSeries(c), Lane: collector.Derived, New: budgets(c)},
 		// Last, so that it counts the programs of all others.
@@ -87,9 +87,9 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 
 type constructor = func(collector.Env) (collector.Collector, error)
 
-func traffic(d latency.Deps, overrides []service.Override) constructor {
+func traffic(d latency.Deps, c config.Config) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
-		return service.NewTraffic(env, d.Kernel, d.Meter, overrides)
+		return service.NewTraffic(env, d.Kernel, d.Meter, overrides(c), objectives(c))
 	}
 }
 

@@ -57,8 +57,16 @@ func validate(_ context.Context, t terminal, paths []string) error {
 	}
 	docs, err := config.ParseDocuments(documents...)
 	problems = append(problems, err)
-	for _, c := range configurations {
-		problems = append(problems, c.Merge(docs)) // into a copy: each file is shown with its own
+	whole := configurations
+	if len(whole) == 0 {
+		whole = []config.Config{config.Default()}
+	}
+	for _, c := range whole {
+		err := c.Merge(docs) // into a copy: each file is shown with its own
+		if err == nil {
+			err = checkObjectives(c)
+		}
+		problems = append(problems, err)
 	}
 	if err := errors.Join(problems...); err != nil {
 		return &configError{err}

@@ -12,6 +12,7 @@ import (
 	"github.com/slid-agent/slid/bpf"
 	"github.com/slid-agent/slid/internal/cgroup"
 	"github.com/slid-agent/slid/internal/pairtest"
+	"github.com/slid-agent/slid/internal/slo"
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
@@ -24,14 +25,74 @@ type round struct {
 // BenchmarkHTTPCost measures what the probe adds to nginx's smallest response, served over loopback to wrk: both ends
 // pass the probe, so each request runs it four times. Rounds of one second come in pairs, with the probe and without,
 // in random order within the pair; the figures are the median of the differences and its 95 % bootstrap interval.
-// With "-bench HTTPCost -benchtime 40x" it takes two minutes.
+// With "-bench HTTPCost/alone -benchtime 40x" it takes two minutes. The other sub-benchmark has objectives, and its pairs
+// are the probe with them and without: five objectives of nginx with four routes, and 199 other services with one and 20.
 func BenchmarkHTTPCost(b *testing.B) {
 	testneed.Root(b, "to load BPF programs")
 	n := startNginx(b, false)
 	loadFor(b, n, "1s") // warm up
+	b.Run("alone", func(b *testing.B) {
+		comparePairs(b, func(with bool) round { return measure(b, n, with, nil) })
+	})
+	objectives := objectivesOf(b, manyIndicators(b)...).sets(map[bpf.HTTPEndpoint]uint32{{Port: uint32(n.port)}: bpf.HTTPFirstSet})
+	b.Run("objectives", func(b *testing.B) {
+		comparePairs(b, func(with bool) round {
+			if !with {
+				return measure(b, n, true, nil)
+			}
+			return measure(b, n, true, objectives)
+		})
+	})
+}
+
+// manyIndicators returns five of the service "tested", and one for each of 199 others.
+func manyIndicators(tb testing.TB) []slo.Indicator {
+	const good = "status < 500 && duration <= 100ms"
+	list := []slo.Indicator{
+		indicator(tb, "all", "", good, ""),
+		indicator(tb, "root", "/", good, ""),
+		indicator(tb, "pay", "/pay/", good, ""),
+		indicator(tb, "card", "/pay/card/", good, `route == "/pay/card/health"`),
+		indicator(tb, "errors", "", "status < 500", "status == 404"),
+	}
+	for n := range 199 {
+		var routes []string
+		for k := range 20 {
+			routes = append(routes, fmt.Sprintf(`"/api/v%d/"`, k))
+		}
+		i := indicator(tb, fmt.Sprint("other-", n), "", good+" && route in ["+strings.Join(routes, ", ")+"]", "")
+		i.Select.Service = fmt.Sprint("other-", n)
+		list = append(list, i)
+	}
+	return list
+}
+
+// TestMemoryOfObjectives bounds what 204 objectives of 200 services take of the kernel's memory.
+func TestMemoryOfObjectives(t *testing.T) {
+	testneed.Root(t, "to load BPF programs")
+	mount := cgroupMount(t)
+	memory := func(o *bpf.HTTPObjectives) uint64 {
+		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Objectives: o})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer probe.Close()
+		return probe.Memory()
+	}
+	without := memory(nil)
+	with := memory(objectivesOf(t, manyIndicators(t)...).sets(nil))
+	if more := with - without; more > 1<<20 {
+		t.Errorf("objectives take %d KiB", more>>10)
+	}
+	t.Logf("%d KiB without objectives, %d KiB with", without>>10, with>>10)
+}
+
+// comparePairs runs pairs of rounds and reports what is different with.
+func comparePairs(b *testing.B, measure func(with bool) round) {
+	b.Helper()
 	var added, ratio []float64
 	for b.Loop() {
-		with, without := pairtest.Run(func(with bool) round { return measure(b, n, with) })
+		with, without := pairtest.Run(measure)
 		added = append(added, float64((with.cpu-without.cpu).Nanoseconds())/1000)
 		ratio = append(ratio, with.throughput/without.throughput)
 	}
@@ -39,13 +100,13 @@ func BenchmarkHTTPCost(b *testing.B) {
 	pairtest.Report(b, ratio, "throughput-ratio")
 }
 
-func measure(b *testing.B, n nginx, probed bool) round {
+func measure(b *testing.B, n nginx, probed bool, objectives *bpf.HTTPObjectives) round {
 	if probed {
 		mount, err := cgroup.Mount("/")
 		if err != nil {
 			b.Skip(err)
 		}
-		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount})
+		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Objectives: objectives})
 		if err != nil {
 			b.Fatal(err)
 		}

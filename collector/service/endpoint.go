@@ -18,6 +18,8 @@ type families struct {
 	aborted     metric.IntFamily
 	connections metric.IntFamily
 	coverage    metric.FloatFamily
+	events      metric.IntFamily
+	excluded    metric.IntFamily
 	lost        metric.IntFamily
 	untimed     metric.IntFamily
 }
@@ -33,7 +35,7 @@ const (
 
 func declare(g *metric.Group) families {
 	const source = "cgroup_skb on the cgroup2 root (bpf/http.bpf.c)"
-	return families{
+	f := families{
 		responses: g.Int(metric.Desc{
 			Name: "http.server.response.count", Unit: "{response}", Kind: metric.Counter, Source: source,
 			Description: "Final HTTP/1.x responses that the server sent, by status.",
@@ -61,13 +63,13 @@ func declare(g *metric.Group) families {
 		}),
 		coverage: g.Float(metric.Desc{
 			Name: "sli.coverage", Unit: "1", Kind: metric.Gauge, Source: source,
-			Description: "Share of the requests of the last interval that was understood.",
-			Attributes:  []attribute.Key{portKey},
+			Description: "Share of the requests of the last interval that was understood: of a port, or of those that an objective's indicator is about.",
+			Attributes:  []attribute.Key{portKey, sliNameKey},
 		}),
 		lost: g.Int(metric.Desc{
 			Name: "sli.events.lost", Unit: "{event}", Kind: metric.Counter, Source: source,
-			Description: "Responses and ends of connections that could not be attributed to a request.",
-			Attributes:  []attribute.Key{portKey, sourceKey, reasonKey},
+			Description: "Responses and ends of connections that could not be attributed to a request; of an indicator, events of which it is not known whether they were good.",
+			Attributes:  []attribute.Key{portKey, sliNameKey, sourceKey, reasonKey},
 		}),
 		untimed: g.Int(metric.Desc{
 			Name: "sli.durations.lost", Unit: "{event}", Kind: metric.Counter, Source: source,
@@ -75,6 +77,22 @@ func declare(g *metric.Group) families {
 			Attributes:  []attribute.Key{portKey, sourceKey, reasonKey},
 		}),
 	}
+	f.declareEvents(g, source)
+	return f
+}
+
+// declareEvents declares what is counted for objectives.
+func (f *families) declareEvents(g *metric.Group, source string) {
+	f.events = g.Int(metric.Desc{
+		Name: "sli.events", Unit: "{event}", Kind: metric.Counter, Source: source,
+		Description: "Requests that an objective's indicator is about, by whether they were good, at exactly its conditions.",
+		Attributes:  []attribute.Key{sliNameKey, outcomeKey},
+	})
+	f.excluded = g.Int(metric.Desc{
+		Name: "sli.events.excluded", Unit: "{event}", Kind: metric.Counter, Source: source,
+		Description: "Requests that an objective's indicator leaves out by its own words.",
+		Attributes:  []attribute.Key{sliNameKey, exclusionKey},
+	})
 }
 
 // An endpointKey tells endpoints apart on the wire.
@@ -167,15 +185,21 @@ func (e *served) store(now time.Time) {
 
 // cover computes the coverage of the interval. Without requests it stays what it was.
 func (e *served) cover() {
-	known := e.total.Aborted
-	for _, n := range &e.total.Codes {
-		known += n
-	}
+	known := requests(&e.total)
 	seen := known + e.total.Unknown
 	if seen > e.seen {
 		e.coverage.Set(float64(known-e.known) / float64(seen-e.seen))
 	}
 	e.seen, e.known = seen, known
+}
+
+// requests returns the requests that were understood.
+func requests(s *bpf.HTTPService) uint64 {
+	n := s.Aborted
+	for _, c := range &s.Codes {
+		n += c
+	}
+	return n
 }
 
 // drop takes a slot off the endpoint and keeps what it counted.

@@ -51,6 +51,27 @@ func findListeners(proc string, wanted []endpoint) map[endpoint]process {
 	return found
 }
 
+// listeningSockets returns on which endpoints somebody listens, and the inode number of a socket there, in one network
+// namespace or, if that is 0, in all. It reads tables of sockets only.
+func listeningSockets(proc string, only uint32) map[endpoint]uint64 {
+	members := map[uint32]int{} // a process of each namespace
+	for _, pid := range pids(proc) {
+		ns := inodeOf(filepath.Join(proc, strconv.Itoa(pid), "ns/net"))
+		if ns != 0 && members[ns] == 0 && (only == 0 || ns == only) {
+			members[ns] = pid
+		}
+	}
+	found := map[endpoint]uint64{}
+	for ns, pid := range members {
+		for inode, port := range listening(filepath.Join(proc, strconv.Itoa(pid), "net"), nil) {
+			if e := (endpoint{ns, port}); found[e] == 0 || inode < found[e] { // several may share a port
+				found[e] = inode
+			}
+		}
+	}
+	return found
+}
+
 // anybodyListens returns those of the wanted endpoints on which a server listens. It reads tables of sockets only,
 // which everybody may.
 func anybodyListens(proc string, wanted []endpoint) map[endpoint]bool {
@@ -119,7 +140,7 @@ func inodeOf(path string) uint32 {
 	return 0
 }
 
-// listening returns the wanted ports on which somebody listens, by the inode number of the socket.
+// listening returns the wanted ports, or all if these are nil, on which somebody listens, by the inode number of the socket.
 func listening(net string, wanted map[uint16]bool) map[uint64]uint16 {
 	sockets := map[uint64]uint16{}
 	for _, table := range []string{"tcp", "tcp6"} {
@@ -137,7 +158,7 @@ func listening(net string, wanted map[uint16]bool) map[uint64]uint16 {
 func readTable(r io.Reader, wanted map[uint16]bool, sockets map[uint64]uint16) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		if port, inode, ok := parseSocket(lines.Bytes()); ok && wanted[port] {
+		if port, inode, ok := parseSocket(lines.Bytes()); ok && (wanted == nil || wanted[port]) {
 			sockets[inode] = port
 		}
 	}

@@ -41,12 +41,17 @@ const (
 type Traffic struct {
 	env       collector.Env
 	overrides []Override
-	probe     *bpf.HTTP
-	attached  map[int]string // interfaces the probe is attached to, where it is not at a cgroup
-	unwatch   func()
-	view      view
-	tree      *cgroup.Tree
-	families  families
+	// objectives are what services promise, expected the endpoints that the kernel knows to be of services with some.
+	objectives *Objectives
+	expected   map[bpf.HTTPEndpoint]uint32
+	listening  map[endpoint]uint64 // sockets as they were when expected was made
+
+	probe    *bpf.HTTP
+	attached map[int]string // interfaces the probe is attached to, where it is not at a cgroup
+	unwatch  func()
+	view     view
+	tree     *cgroup.Tree
+	families families
 
 	slots     [bpf.HTTPSlots]slot
 	served    map[endpointKey]*served
@@ -56,6 +61,7 @@ type Traffic struct {
 
 	scratch   bpf.HTTPService
 	losses    bpf.HTTPLosses
+	events    bpf.HTTPEvents
 	collected time.Time // of the previous collection, or when the probe was attached
 	pruned    time.Time
 }
@@ -67,14 +73,20 @@ type slot struct {
 	of         *served
 	activity   uint64 // responses and connections, as last seen by prune
 	active     time.Time
+
+	set  uint32          // of the objectives of its service
+	void *bpf.HTTPEvents // what it counted by those of another; nil if nothing
 }
 
-// NewTraffic loads the probe and starts to count. The error is a *verdict.UnavailableError where this machine does not
+// NewTraffic loads the probe and starts to count; objectives may be nil. The error is a *verdict.UnavailableError where this machine does not
 // allow it.
-func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrides []Override) (collector.Collector, error) {
+func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrides []Override, objectives *Objectives) (collector.Collector, error) {
 	started := time.Now()
+	if objectives == nil {
+		objectives = &Objectives{}
+	}
 	t := &Traffic{
-		env: env, overrides: overrides, view: viewOf(env), collected: started, pruned: started,
+		env: env, overrides: overrides, objectives: objectives, view: viewOf(env), collected: started, pruned: started,
 		tree:      cgroup.NewTree(env.Cgroup),
 		families:  declare(env.Metrics),
 		attached:  map[int]string{},
@@ -86,12 +98,15 @@ func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrid
 	}
 	t.unwatch = meter.Watch(bpf.Watched{Name: trafficName, Counts: t.probe.Counts, Programs: t.probe.Programs(), Memory: t.probe.Memory})
 	t.declareLosses(started)
+	objectives.register(&t.families, env.Metrics, env.Host, started)
 	return t, nil
 }
 
 // attach loads the probe where the view says.
 func (t *Traffic) attach(kernel *bpf.Kernel) (err error) {
-	t.probe, err = bpf.NewHTTP(kernel, bpf.HTTPOptions{Cgroup: t.view.cgroup, OnlyNetns: t.view.only})
+	t.probe, err = bpf.NewHTTP(kernel, bpf.HTTPOptions{
+		Cgroup: t.view.cgroup, OnlyNetns: t.view.only, Objectives: t.objectives.sets(t.expectFirst()),
+	})
 	if err != nil || t.view.cgroup != "" {
 		return err
 	}
@@ -143,7 +158,7 @@ func (t *Traffic) declareLosses(start time.Time) {
 // nothing.
 func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 	err := t.probe.Flush()
-	t.discover(now)
+	err = errors.Join(err, t.discover(now))
 	for _, e := range t.served {
 		if readErr := e.read(t.probe, &t.scratch); readErr != nil {
 			err = errors.Join(err, readErr)
@@ -151,7 +166,7 @@ func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 		}
 		e.store(now)
 	}
-	err = errors.Join(err, t.readLosses(now))
+	err = errors.Join(err, t.readObjectives(now), t.readLosses(now))
 	switch {
 	case t.used() >= crowded:
 		err = errors.Join(err, t.prune(now, 0))
@@ -177,7 +192,7 @@ func (t *Traffic) readLosses(now time.Time) error {
 }
 
 // discover finds the services that are new in the kernel's slots.
-func (t *Traffic) discover(now time.Time) {
+func (t *Traffic) discover(now time.Time) error {
 	var fresh []int
 	for i := 1; i < bpf.HTTPSlots; i++ {
 		generation, used := t.probe.InUse(i)
@@ -191,8 +206,9 @@ func (t *Traffic) discover(now time.Time) {
 		fresh = append(fresh, i)
 	}
 	if len(fresh) == 0 {
-		return
+		return nil
 	}
+	var errs []error
 	listeners := findListeners(t.env.Proc, t.endpoints(fresh))
 	for _, i := range fresh {
 		s := &t.slots[i]
@@ -200,8 +216,10 @@ func (t *Traffic) discover(now time.Time) {
 		id := identify(path, listeners[endpointOf(s.key)], t.view.netns, s.key, t.overrides)
 		s.of = t.serve(id, s.key.Port)
 		s.of.slots = append(s.of.slots, i)
+		errs = append(errs, t.bind(i, id.name))
 		t.env.Log.Debug("service found", "service", id.name, "port", s.key.Port, "unit", id.unit, "container", id.container)
 	}
+	return errors.Join(errs...)
 }
 
 // serve returns the endpoint of a service, which began to count at the previous collection if it is new.
@@ -244,7 +262,7 @@ func (t *Traffic) used() (n int) {
 // Services without traffic for the time idle are looked at.
 func (t *Traffic) prune(now time.Time, idle time.Duration) error {
 	t.pruned = now
-	errs := []error{t.followInterfaces()}
+	errs := []error{t.followInterfaces(), t.refreshExpected()}
 	for key, e := range t.served {
 		if len(e.slots) == 0 {
 			e.entity.Remove()
@@ -257,7 +275,7 @@ func (t *Traffic) prune(now time.Time, idle time.Duration) error {
 			errs = append(errs, err)
 			continue
 		}
-		if err := t.probe.Retire(i); err != nil {
+		if err := errors.Join(t.giveUp(i), t.probe.Retire(i)); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -56,6 +56,12 @@ func newRig(tb testing.TB, overrides ...Override) *rig {
 // newRigAt makes a rig that has the given directory for the cgroup2 tree.
 func newRigAt(tb testing.TB, mount string, overrides ...Override) *rig {
 	tb.Helper()
+	return newRigWith(tb, mount, nil, overrides...)
+}
+
+// newRigWith makes a rig that counts objectives.
+func newRigWith(tb testing.TB, mount string, objectives *Objectives, overrides ...Override) *rig {
+	tb.Helper()
 	testneed.Root(tb, "to load BPF programs")
 	registry := metric.NewRegistry(instrumentation.Scope{Name: "slid"})
 	group := registry.Group(trafficName, metric.ClassService, 5000)
@@ -63,7 +69,7 @@ func newRigAt(tb testing.TB, mount string, overrides ...Override) *rig {
 	c, err := NewTraffic(collector.Env{
 		Root: "/", Proc: "/proc", Sys: "/sys", Cgroup: mount, Metrics: group, Host: testHost,
 		Log: slog.New(slog.DiscardHandler),
-	}, &bpf.Kernel{}, meter, overrides)
+	}, &bpf.Kernel{}, meter, overrides, objectives)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -158,7 +164,8 @@ type nginx struct {
 	log  string
 }
 
-// startNginx runs one worker on a free port. Its locations: / is 200, /missing 404, /broken 500, /file 100 kB.
+// startNginx runs one worker on a free port. Its locations: / is 200, /missing 404, /broken 500, /file 100 kB, and
+// /file-slow the same in more than half a second.
 func startNginx(tb testing.TB, logging bool) nginx {
 	tb.Helper()
 	path := testneed.Tool(tb, "nginx")
@@ -171,7 +178,7 @@ func startNginx(tb testing.TB, logging bool) nginx {
 	conf := fmt.Sprintf(`user root; daemon off; worker_processes 1; pid %[1]s/pid; error_log %[1]s/error.log;
 events { worker_connections 4096; }
 http {
-  log_format status "$status"; access_log %[2]s; keepalive_requests 1000000000; reset_timedout_connection on;
+  log_format status "$status $request_method $uri $request_time"; access_log %[2]s; keepalive_requests 1000000000; reset_timedout_connection on;
   client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
   server {
     listen 127.0.0.1:%[3]d backlog=4096; root %[1]s;
@@ -179,6 +186,7 @@ http {
     location /missing { return 404; }
     location /broken { return 500; }
     location /file { }
+    location /file-slow { alias %[1]s/file; limit_rate 150k; }
   }
 }`, dir, access, n.port)
 	for name, data := range map[string]string{"conf": conf, "file": strings.Repeat("0123456789", 10000)} {
@@ -241,7 +249,7 @@ func (n nginx) logged(tb testing.TB) map[int64]int64 {
 	}
 	counts := map[int64]int64{}
 	for line := range bytes.Lines(data) {
-		status, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 10, 64)
+		status, err := strconv.ParseInt(string(bytes.Fields(line)[0]), 10, 64)
 		if err != nil {
 			tb.Fatalf("line in the access log: %q", line)
 		}

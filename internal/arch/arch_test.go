@@ -45,6 +45,7 @@ var rules = []rule{
 	{folder: "bpf/gen"},
 	{folder: "bpf", imports: []string{"bpf/gen", "internal/verdict"}, tests: []string{"internal/metric", "internal/cgroup"}},
 	{folder: "collector", imports: []string{"internal/metric", "internal/verdict"}},
+	{folder: "collector/service", imports: []string{"collector", "bpf", "internal/metric", "internal/verdict", "internal/cgroup", "internal/slo"}},
 	{folder: "collector/*", imports: []string{
 		"collector", "bpf", "bpf/gen", "internal/metric", "internal/slo", "internal/verdict", "internal/procfs",
 		"internal/cgroup", "internal/syscalls",

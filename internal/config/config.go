@@ -76,7 +76,8 @@ type Latency struct {
 type Service struct {
 	Name  string // the service.name of its metrics
 	Match Match
-	// Routes are the starts of the paths by which its requests are counted, e.g. /pay/; the longest that fits counts.
+	// Routes are the starts of the paths by which its requests shall be counted, e.g. /pay/; the longest that fits counts.
+	// Nobody counts by them yet.
 	Routes []string
 }
 
@@ -203,6 +204,19 @@ func (c Config) CheckCollectors(known map[string][]string) error {
 			continue
 		}
 		list = append(list, &p)
+	}
+	return errors.Join(list...)
+}
+
+// CheckObjectives reports the objectives that check finds fault with, as Parse would: only the caller knows how many can be
+// counted. check says what is wrong and what to do about it, or nothing.
+func (c Config) CheckObjectives(check func(slo.Objective) (what, remedy string)) error {
+	var list []error
+	for i, o := range c.SLOs {
+		p := c.places[i]
+		if p.What, p.Remedy = check(o); p.What != "" {
+			list = append(list, &p)
+		}
 	}
 	return errors.Join(list...)
 }

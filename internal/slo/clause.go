@@ -41,7 +41,8 @@ func statuses(keep func(code int) bool) StatusSet {
 	return s
 }
 
-func allStatuses() StatusSet { return statuses(func(int) bool { return true }) }
+// AllStatuses returns the set of all codes.
+func AllStatuses() StatusSet { return statuses(func(int) bool { return true }) }
 
 func (s StatusSet) combine(o StatusSet, with func(a, b uint64) uint64) StatusSet {
 	for i := range s {
@@ -85,40 +86,6 @@ func (s MethodSet) Names() []string {
 	return list
 }
 
-// RouteSet is a set of routes, the path prefixes that a service's requests are counted by.
-type RouteSet struct {
-	Names  []string // sorted
-	Except bool     // the set has all routes but these
-}
-
-// Has tells whether the set has the route.
-func (r RouteSet) Has(route string) bool { return slices.Contains(r.Names, route) != r.Except }
-
-func (r RouteSet) empty() bool { return !r.Except && len(r.Names) == 0 }
-
-func (r RouteSet) all() bool { return r.Except && len(r.Names) == 0 }
-
-func (r RouteSet) complement() RouteSet { return RouteSet{r.Names, !r.Except} }
-
-// and returns the routes of both sets.
-func (r RouteSet) and(o RouteSet) RouteSet {
-	switch {
-	case r.Except && o.Except:
-		names := slices.Concat(r.Names, o.Names)
-		slices.Sort(names)
-		return RouteSet{slices.Compact(names), true}
-	case r.Except:
-		return o.and(r)
-	}
-	var names []string
-	for _, n := range r.Names {
-		if o.Has(n) {
-			names = append(names, n)
-		}
-	}
-	return RouteSet{Names: names}
-}
-
 // NoLimit is the UpTo of a clause without an upper bound of the duration.
 const NoLimit = time.Duration(math.MaxInt64)
 
@@ -136,7 +103,7 @@ type Clause struct {
 
 // anyEvent holds for every event.
 func anyEvent() Clause {
-	return Clause{Status: allStatuses(), Methods: AllMethods, Routes: RouteSet{Except: true}, Above: noFloor, UpTo: NoLimit}
+	return Clause{Status: AllStatuses(), Methods: AllMethods, Routes: allRoutes(), Above: noFloor, UpTo: NoLimit}
 }
 
 func (c Clause) empty() bool {
@@ -156,13 +123,18 @@ func (c Clause) and(o Clause) Clause {
 
 // complement returns clauses of which one holds if c does not.
 func (c Clause) complement() []Clause {
-	status, methods, routes, faster, slower := anyEvent(), anyEvent(), anyEvent(), anyEvent(), anyEvent()
-	status.Status = allStatuses().combine(c.Status, func(a, b uint64) uint64 { return a &^ b })
+	status, methods, faster, slower := anyEvent(), anyEvent(), anyEvent(), anyEvent()
+	status.Status = AllStatuses().combine(c.Status, func(a, b uint64) uint64 { return a &^ b })
 	methods.Methods = AllMethods &^ c.Methods
-	routes.Routes = c.Routes.complement()
 	faster.UpTo = c.Above
 	slower.Above = c.UpTo
-	return slices.DeleteFunc([]Clause{status, methods, routes, faster, slower}, Clause.empty)
+	list := []Clause{status, methods, faster, slower}
+	for _, r := range c.Routes.complement() {
+		routes := anyEvent()
+		routes.Routes = r
+		list = append(list, routes)
+	}
+	return slices.DeleteFunc(list, Clause.empty)
 }
 
 // join returns one clause that holds if c or o does, if there is one: they must differ in one part alone.
@@ -170,7 +142,8 @@ func (c Clause) join(o Clause) (Clause, bool) {
 	joined := c
 	joined.Status = c.Status.combine(o.Status, func(a, b uint64) uint64 { return a | b })
 	joined.Methods = c.Methods | o.Methods
-	joined.Routes = c.Routes.complement().and(o.Routes.complement()).complement()
+	routes, one := c.Routes.or(o.Routes)
+	joined.Routes = routes
 	joined.Above, joined.UpTo = min(c.Above, o.Above), max(c.UpTo, o.UpTo)
 	differ := 0
 	for _, same := range []bool{
@@ -181,11 +154,7 @@ func (c Clause) join(o Clause) (Clause, bool) {
 		}
 	}
 	touching := max(c.Above, o.Above) <= min(c.UpTo, o.UpTo)
-	return joined, differ == 0 || differ == 1 && touching
-}
-
-func (r RouteSet) equal(o RouteSet) bool {
-	return r.Except == o.Except && slices.Equal(r.Names, o.Names)
+	return joined, differ == 0 || differ == 1 && touching && one
 }
 
 // String writes the clause in the condition language, in one order whatever order it was written in.
@@ -197,8 +166,11 @@ func (c Clause) String() string {
 	if c.Methods != AllMethods {
 		parts = append(parts, oneOf("method", c.Methods.Names(), false))
 	}
-	if !c.Routes.all() {
-		parts = append(parts, oneOf("route", quoted(c.Routes.Names), c.Routes.Except))
+	if !slices.Equal(c.Routes.Within, allRoutes().Within) {
+		parts = append(parts, oneOf("route", quoted(c.Routes.Within), false))
+	}
+	if len(c.Routes.Without) > 0 {
+		parts = append(parts, oneOf("route", quoted(c.Routes.Without), true))
 	}
 	if c.Above != noFloor {
 		parts = append(parts, "duration > "+c.Above.String())
@@ -215,7 +187,7 @@ func (c Clause) String() string {
 // String writes the set as a condition on status, or nothing if it has every code.
 func (s StatusSet) String() string {
 	single, ranges := s.runs()
-	missing, rest := allStatuses().combine(s, func(a, b uint64) uint64 { return a &^ b }).runs()
+	missing, rest := AllStatuses().combine(s, func(a, b uint64) uint64 { return a &^ b }).runs()
 	switch {
 	case len(missing)+len(rest) == 0:
 		return ""

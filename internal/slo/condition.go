@@ -14,7 +14,7 @@ import (
 //	status    100 to 599        == != < <= > >= in
 //	duration  300ms, 1.5s, 2m   < <= > >=
 //	method    GET, POST, ...    == != in
-//	route     "/pay/"           == != in
+//	route     "/pay/"           == != in      the path begins so
 //
 // and joins comparisons by &&, ||, ! and parentheses. A list is [404, 410]. Conditions are sets: two that hold for the
 // same events are the same, however they are written.
@@ -441,8 +441,10 @@ func compareRoute(_, op token, values []token) (Clause, error) {
 		}
 		names = append(names, v.text)
 	}
-	slices.Sort(names)
-	c.Routes = RouteSet{slices.Compact(names), op.is("!=")}
+	c.Routes = routesBelow(names...)
+	if op.is("!=") {
+		c.Routes = RouteSet{allRoutes().Within, names}.normal()
+	}
 	return c, nil
 }
 

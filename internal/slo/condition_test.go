@@ -25,6 +25,12 @@ func TestConditions(t *testing.T) {
 		{"method != OPTIONS", "!(method in [OPTIONS])"},
 		{`route == "/pay/" && status < 500`, `status < 500 && route == "/pay/"`},
 		{`route in ["/b", '/a', "/a"]`, `route in ["/a", "/b"]`},
+		{`route in ["/a", "/a/b"]`, `route == "/a"`},
+		{`route == "/a" && route != "/a/b"`, `route == "/a" && route != "/a/b"`},
+		{`route == "/a" && route != "/b"`, `route == "/a"`},
+		{`route == "/a" && route == "/a/b"`, `route == "/a/b"`},
+		{`!(route == "/a" && route != "/a/b")`, `route != "/a" || route == "/a/b"`},
+		{`route == "/a" && route != "/a/b" || route == "/a/b"`, `route == "/a"`},
 		{`!(route == "/healthz")`, `route != "/healthz"`},
 		{"duration > 1s && duration <= 2s || duration > 1500ms && duration <= 3s", "duration > 1s && duration <= 3s"},
 		{"status == 404 || method == OPTIONS", "method == OPTIONS || status == 404"},
@@ -149,8 +155,8 @@ func tree(t *rapid.T, depth int) (string, func(event) bool) {
 		m := rapid.SampledFrom([]string{"GET", "POST", "_OTHER"}).Draw(t, "method")
 		return "method == " + m, func(e event) bool { return e.method == m }
 	case 3:
-		r := rapid.SampledFrom([]string{"/", "/a"}).Draw(t, "route")
-		return fmt.Sprintf("route != %q", r), func(e event) bool { return e.route != r }
+		r := rapid.SampledFrom([]string{"/a", "/a/b", "/a/b/c", "/b"}).Draw(t, "route")
+		return fmt.Sprintf("route != %q", r), func(e event) bool { return !strings.HasPrefix(e.route, r) }
 	case 4:
 		text, f := tree(t, depth-1)
 		return "!(" + text + ")", func(e event) bool { return !f(e) }
@@ -172,7 +178,7 @@ func drawEvent(t *rapid.T) event {
 		status:   rapid.SampledFrom([]int{100, 101, 200, 404, 499, 500, 598, 599}).Draw(t, "status"),
 		duration: rapid.SampledFrom([]time.Duration{0, 1, 2, 999, 1000, 1001, 1e6, 1e6 + 1, 1e12}).Draw(t, "duration"),
 		method:   rapid.SampledFrom([]string{"GET", "POST", "PUT", "_OTHER"}).Draw(t, "method"),
-		route:    rapid.SampledFrom([]string{"/", "/a", "/b"}).Draw(t, "route"),
+		route:    rapid.SampledFrom([]string{"", "/", "/a", "/ab", "/a/b", "/a/b/c/d", "/b"}).Draw(t, "route"),
 	}
 }
 

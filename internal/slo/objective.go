@@ -25,12 +25,12 @@ type Selection struct {
 	Methods MethodSet // AllMethods, or some
 }
 
-// condition returns the selection as a condition on the events of its service.
-func (s Selection) condition() Condition {
+// Condition returns the selection as a condition on the events of its service.
+func (s Selection) Condition() Condition {
 	c := anyEvent()
 	c.Methods = s.Methods
 	if s.Route != "" {
-		c.Routes = RouteSet{Names: []string{s.Route}}
+		c.Routes = routesBelow(s.Route)
 	}
 	return Condition{[]Clause{c}}
 }
@@ -48,7 +48,7 @@ type Indicator struct {
 // NarrowingFault says why the good condition does not tell good events from bad ones, and what to do about it; nothing
 // if it does.
 func (i Indicator) NarrowingFault() (what, remedy string) {
-	total := i.Select.condition()
+	total := i.Select.Condition()
 	if !i.Exclude.Empty() {
 		total = total.And(i.Exclude.Not())
 	}
@@ -64,8 +64,8 @@ func (i Indicator) NarrowingFault() (what, remedy string) {
 	return "", ""
 }
 
-// KernelFault says why the good condition cannot be counted in the kernel, which has one set of statuses, one of
-// methods and one threshold for each objective; nothing if it can.
+// KernelFault says why the good condition is refused; nothing if it is not. An objective has one set of statuses, one of
+// methods, one of routes and one threshold, so that a page at night can name the threshold that was missed.
 func (i Indicator) KernelFault() (what, remedy string) {
 	switch {
 	case len(i.Good.Clauses) > 1:
