@@ -145,7 +145,10 @@ func (r *rig) serviceOn(port int, key string) string {
 			if !ok || m.Name != "service.connection.count" {
 				continue
 			}
-			if at, _ := sum.DataPoints[0].Attributes.Value(portKey); at.AsInt64() == int64(port) {
+			if slices.ContainsFunc(sum.DataPoints, func(p metricdata.DataPoint[int64]) bool { // a machine may run another nginx
+				at, _ := p.Attributes.Value(portKey)
+				return at.AsInt64() == int64(port)
+			}) {
 				for _, kv := range res.Resource.Attributes() {
 					if string(kv.Key) == key {
 						return kv.Value.AsString()
