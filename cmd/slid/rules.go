@@ -19,7 +19,7 @@ func rulesCommand() command {
 		name: "rules", summary: "write the objectives as rules for Prometheus, or as OpenSLO",
 		about: `Writes for the objectives of the configuration and of the OpenSLO documents beside it (slo.d/*.yaml)
   prometheus  recording rules for burn rates and budgets, and alerts. They add up the counters of all
-              hosts (sli_events_total), which this version of slid does not send yet
+              hosts (sli_events_total)
   openslo     OpenSLO v1 documents
 
 SLOs whose metrics come from another vendor's source are left out and named on stderr.`,

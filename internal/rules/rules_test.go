@@ -259,7 +259,7 @@ func TestRulesAgreeWithTheHost(t *testing.T) {
 	list, hosts := objectives(t), traffic()
 	writeRules(t, filepath.Join(dir, "rules.yaml"), list)
 	test := promTest{
-		RuleFiles: []string{"rules.yaml"}, EvaluationInterval: "1m", // of what was recorded a minute ago, all groups know
+		RuleFiles: []string{"rules.yaml"}, EvaluationInterval: "5m",
 		Tests: []promGroup{{Interval: "15s", InputSeries: inputs(hosts)}},
 	}
 	states := map[slo.State]int{}
@@ -302,7 +302,9 @@ func TestGuards(t *testing.T) {
 		return promExpect{fmt.Sprintf("count(ALERTS{alertstate=\"firing\",%s}) or vector(0)", selector), "2h", []promSample{{"{}", want}}}
 	}
 	test := promTest{
-		RuleFiles: []string{"rules.yaml"}, EvaluationInterval: "1m", // of what was recorded a minute ago, all groups know
+		RuleFiles: []string{"rules.yaml"}, EvaluationInterval: "5m",
+		// Not at random: the alerts look at the increments.
+		GroupEvalOrder: []string{"slid-increments", "slid-" + list[0].Name, "slid-" + gone.Name},
 		Tests: []promGroup{{
 			Interval: "1m",
 			InputSeries: []promInput{
