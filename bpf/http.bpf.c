@@ -678,7 +678,7 @@ static __always_inline void finish(struct conn *c, u32 next)
 	/* Read before the state changes: another hook may then begin the next request. */
 	u64 lasted = elapsed(c->started, c->last);
 	bool untimed = c->flags & CONN_UNTIMED;
-	u32 class = c->status / 100 - 1;
+	u64 class = c->status / 100 - 1ULL;
 	struct http_service *s;
 	struct http_event e;
 
@@ -693,6 +693,7 @@ static __always_inline void finish(struct conn *c, u32 next)
 		return;
 	if (objectives)
 		http_judge(&e);
+	barrier_var(class); /* Linux 6.1 does not see the bound of a copy */
 	if (class < HTTP_CLASSES && !untimed)
 		hist_record_atomic(&s->duration[class], lasted);
 }
