@@ -32,7 +32,7 @@ const volatile bool exclusive = false;
  * does), what tasks remember of their own owner is out of date: then the sum of the two is another.
  */
 volatile u32 owner_epoch;
-volatile u32 owner_moves = 1; /* not 0, which new tasks have on record */
+volatile u32 owner_moves;
 
 #define OWNER_UNKNOWN ~0U /* nobody looked yet */
 
@@ -90,9 +90,9 @@ static __always_inline u32 runqueue_look_up(struct task_struct *task)
 /* runqueue_owner returns the owner of a task. It looks it up when tasks or slots moved, and remembers it. */
 static __always_inline u32 runqueue_owner(struct task_struct *task, struct runqueue_task *t)
 {
-	u32 epoch = owner_epoch + owner_moves;
+	u32 epoch = owner_epoch + owner_moves + 1; /* not 0, which new tasks have on record */
 
-	if (t->epoch != epoch) {
+	if (unlikely(t->epoch != epoch)) {
 		t->owner = runqueue_look_up(task);
 		t->epoch = epoch;
 	}
@@ -116,7 +116,7 @@ static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue
 	struct runqueue_slot *slot = bpf_map_lookup_elem(&runqueue_table, &key);
 
 	t->preempted = 0;
-	if (!slot)
+	if (unlikely(!slot))
 		return; /* no such slot: user space hands out none beyond the table */
 	c->recorded++;
 	if (exclusive)
@@ -124,7 +124,7 @@ static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue
 	else
 		hist_add_atomic(&slot->wait, wait, n);
 	barrier_var(by); /* Linux 6.1 does not see the bound of what was computed in 32 bits */
-	if (by < BY_KINDS) {
+	if (unlikely(by < BY_KINDS)) {
 		runqueue_add(&slot->preempted[by], n);
 		runqueue_add(&slot->preempted_ns[by], wait * n);
 	}
@@ -137,27 +137,27 @@ static __always_inline void runqueue_ends(struct probe_cpu *c, struct task_struc
 	u64 total, seen = t->seen;
 	u32 salt = sample_salt;
 
-	if (!info->last_queued) {
+	if (unlikely(!info->last_queued)) {
 		c->unmatched++; /* no wait on record */
 		return;
 	}
 	total = info->run_delay + next->se.cfs_rq->rq->clock - info->last_queued + 1;
 	t->seen = total;
-	if (t->salt != salt) {
+	if (unlikely(t->salt != salt)) {
 		t->salt = salt;
 		if (seen) { /* the last switch on record was not its last one */
 			c->unmatched++;
 			return;
 		}
 	}
-	if (!seen) {
+	if (unlikely(!seen)) {
 		if (info->pcount) {
 			c->unmatched++; /* it ran before the probe began: its former total is unknown */
 			return;
 		}
 		seen = 1; /* a new task, whose whole total is this wait */
 	}
-	if (total < seen) {
+	if (unlikely(total < seen)) {
 		c->discarded++; /* the clocks of two CPUs disagree */
 		return;
 	}
@@ -196,12 +196,12 @@ static __always_inline u32 runqueue_resumes(struct probe_cpu *c, struct task_str
 	struct runqueue_task *t;
 	u32 owner;
 
-	if (!probe_chosen(next->pid)) {
+	if (unlikely(!probe_chosen(next->pid))) {
 		c->skipped++;
 		return OWNER_UNKNOWN;
 	}
 	t = bpf_task_storage_get(&runqueue_tasks, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!t) {
+	if (unlikely(!t)) {
 		c->lost++; /* no memory */
 		return OWNER_UNKNOWN;
 	}
@@ -226,7 +226,7 @@ static __always_inline void runqueue_switched(struct probe_cpu *c, struct task_s
 
 	if (!runqueue_left_out(next))
 		owner = runqueue_resumes(c, next, told);
-	if (runqueue_goes(prev, state))
+	if (unlikely(runqueue_goes(prev, state)))
 		runqueue_taken(prev, next, owner);
 }
 
@@ -248,7 +248,7 @@ static __always_inline u64 runqueue_runs(struct probe_cpu *c)
 
 static __always_inline void runqueue_ran(struct probe_cpu *c, u64 began)
 {
-	if (!began)
+	if (likely(!began))
 		return;
 	c->timed_ns += bpf_ktime_get_ns() - began;
 	c->timed_runs++;
@@ -260,7 +260,7 @@ int BPF_PROG(runqueue_switch, bool preempt, struct task_struct *prev, struct tas
 	struct probe_cpu *c = probe_account();
 	u64 began;
 
-	if (!c)
+	if (unlikely(!c))
 		return 0;
 	began = runqueue_runs(c);
 	runqueue_switched(c, prev, next, state, true);
@@ -284,7 +284,7 @@ int BPF_PROG(runqueue_change, bool preempt, struct task_struct *prev, struct tas
 	struct probe_cpu *c = probe_account();
 	u64 began;
 
-	if (!c)
+	if (unlikely(!c))
 		return 0;
 	began = runqueue_runs(c);
 	if (runqueue_goes(prev, state))
@@ -299,7 +299,7 @@ static __always_inline int runqueue_woken(struct task_struct *task)
 	struct probe_cpu *c = probe_account();
 	u64 began;
 
-	if (!c)
+	if (unlikely(!c))
 		return 0;
 	began = runqueue_runs(c);
 	if (!runqueue_left_out(task) && probe_chosen(task->pid))
