@@ -7,7 +7,8 @@
 #
 # Nothing is installed but qemu, busybox and cpio; the kernels are unpacked into ${XDG_CACHE_HOME:-~/.cache}/slid/kernels.
 # Without KVM a boot with all tests takes a minute or two. A KERNEL is the beginning of a package's name behind
-# linux-image-, by default 6.1 and 6.12. SLID_VM_TESTS is a pattern of the tests to run, by default all.
+# linux-image-, by default 6.1 and 6.12. SLID_VM_TESTS is a pattern of the tests to run, by default all. With SLID_VM_CPUS=2
+# there is a second CPU, which goes off and on again all the time.
 # shellcheck source-path=SCRIPTDIR source=env.sh
 . "$(dirname "$0")/env.sh"
 
@@ -79,11 +80,16 @@ root() {
 		slid doctor --config /all.yaml
 		echo DOCTOR; slid doctor --config /all.yaml -o json 2>/dev/null | base64; echo END
 		rmdir /sys/fs/cgroup/some.service
+		second=/sys/devices/system/cpu/cpu1/online
+		if [ -e \$second ]; then
+			while sleep 0.4; do echo 0 >\$second; sleep 0.4; echo 1 >\$second; echo >>turns; done &
+		fi
 		bpf.test -test.v -test.run '${SLID_VM_TESTS:-.}' >log 2>&1
 		status=\$?
 		latency.test -test.v -test.run '${SLID_VM_TESTS:-.}' >>log 2>&1 || status=1
 		host.test -test.v -test.run '${SLID_VM_TESTS:-CgroupLive}' >>log 2>&1 || status=1
 		grep -vE '^(=== |  .*--- PASS)' log
+		[ -e turns ] && echo "the second CPU went off and on \$(wc -l <turns) times"
 		echo "STATUS \$status"
 		poweroff -f
 	INIT
@@ -107,14 +113,14 @@ initramfs() {
 	(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$2"
 }
 
-# boot SERIES FOLDER: runs the machine; what it prints goes to SERIES.serial. One CPU only: with more, emulation of code
-# that patches itself is not reliable. The disks are one with a file system and one that tests may overwrite.
+# boot SERIES FOLDER: runs the machine; what it prints goes to SERIES.serial. One thread emulates it: with more, emulation
+# of code that patches itself is not reliable. The disks are one with a file system and one that tests may overwrite.
 boot() {
 	local at=$work/$1
 	truncate -s 128M "$at.data" "$at.scratch"
 	/sbin/mke2fs -q -F -t ext4 "$at.data"
-	timeout 900 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 -nodefaults -no-user-config -no-reboot \
-		-display none -serial stdio -kernel "$2"/boot/vmlinuz-* -initrd "$at.initramfs" \
+	timeout 900 qemu-system-x86_64 -accel tcg,thread=single -cpu max -smp "${SLID_VM_CPUS:-1}" -m 1024 -nodefaults \
+		-no-user-config -no-reboot -display none -serial stdio -kernel "$2"/boot/vmlinuz-* -initrd "$at.initramfs" \
 		-drive "file=$at.data,format=raw,if=virtio" -drive "file=$at.scratch,format=raw,if=virtio" \
 		-append 'console=ttyS0 panic=-1 quiet' </dev/null | tr -d '\r' >"$at.serial"
 }
