@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -133,17 +132,19 @@ func (s *SLO) style() style {
 
 // note says in words what is wrong, or that something is about to be.
 func (s *SLO) note() string {
-	var parts []string
-	if s.State != "ok" {
-		parts = append(parts, s.State+": "+s.Reason)
-	}
+	var end string
 	if s.ExhaustedInSeconds != nil {
-		parts = append(parts, "no budget left in "+span(*s.ExhaustedInSeconds)+" at the rate of the last hour")
+		end = "no budget left in " + span(*s.ExhaustedInSeconds) + " at the rate of the last hour"
 	}
-	if len(parts) == 0 {
+	switch {
+	case s.State == "ok" && end == "":
 		return ""
+	case s.State == "ok":
+		return s.Name + " ok, but " + end
+	case end == "":
+		return s.Name + " " + s.State + ": " + s.Reason
 	}
-	return s.Name + " " + strings.Join(parts, "; ")
+	return s.Name + " " + s.State + ": " + s.Reason + "; " + end
 }
 
 // Line says in one line how the objective stands.
