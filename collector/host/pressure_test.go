@@ -39,10 +39,7 @@ func TestPressureIRQ(t *testing.T) {
 func TestPressureFileGoes(t *testing.T) {
 	env := copyOf(t, treeServer)
 	path := env.Proc + "/pressure/io"
-	remove(t, path)
-	if err := os.Symlink("/dev/zero", path); err != nil {
-		t.Fatal(err)
-	}
+	makeEndless(t, path)
 	r := start(t, env, NewPressure)
 	r.verdict(verdict.Degraded, path)
 	p := r.must()
