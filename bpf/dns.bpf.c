@@ -21,6 +21,7 @@
 #include "owner.h"
 #include "packet.h"
 #include "probe.h"
+#include "walk.h"
 
 #define DNS_QUERIES 16 /* that a socket waits for at a time */
 
@@ -365,12 +366,10 @@ int dns_release(struct bpf_sock *sk)
 	return 1;
 }
 
-/* Counts the queries that wait for too long. User space runs it before it reads the counts. */
-SEC("iter/bpf_sk_storage_map")
-int dns_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+/* Counts the queries of a socket that wait for too long. User space walks over all before it reads the counts. */
+static __always_inline int dns_overdue(struct dns_socket *s)
 {
 	struct probe_cpu *c = probe_account();
-	struct dns_socket *s = ctx->value;
 	u64 now = bpf_ktime_get_ns();
 	struct dns_slot *slot;
 
@@ -382,6 +381,20 @@ int dns_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	for (int i = 0; i < DNS_QUERIES; i++)
 		dns_expire(c, slot, &s->queries[i], now);
 	return 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int dns_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	return dns_overdue(ctx->value);
+}
+
+SEC("iter/task_file")
+int dns_sweep_files(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = walk_sock(ctx);
+
+	return sk ? dns_overdue(bpf_sk_storage_get(&dns_sockets, sk, NULL, 0)) : 0;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/slid-agent/slid/bpf/gen"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // DNSOptions says where to listen.
@@ -44,7 +45,11 @@ type DNS struct {
 	*Probe
 	Table[DNSCounts]
 	sweep *link.Iter
+	walk  walking
 }
+
+// dnsWalker looks for queries without an answer.
+var dnsWalker = walker{gen.DNSProgDnsSweep, gen.DNSProgDnsSweepFiles, gen.DNSMapDnsSockets}
 
 // dnsRungs are the ways to listen.
 func dnsRungs() []rung {
@@ -75,6 +80,7 @@ func newDNS(k *Kernel, opts DNSOptions, rungs []rung) (*DNS, error) {
 		name: "the DNS probe", spec: gen.LoadDNS, needs: []capability{capBPF, capPerfmon, capNetAdmin}, rungs: rungs,
 		cgroup: opts.Cgroup,
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
+			dnsWalker.choose(k, spec)
 			return errors.Join(shareTable(spec, gen.DNSMapDnsTable, slots), opts.set(spec))
 		},
 	}
@@ -82,12 +88,10 @@ func newDNS(k *Kernel, opts DNSOptions, rungs []rung) (*DNS, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &DNS{Probe: p}
+	n := &DNS{Probe: p, walk: k.walking()}
 	n.Table, err = openTable[DNSCounts](p.collection.Maps[gen.DNSMapDnsTable], slots)
 	if err == nil {
-		n.sweep, err = link.AttachIter(link.IterOptions{
-			Program: p.collection.Programs[gen.DNSProgDnsSweep], Map: p.collection.Maps[gen.DNSMapDnsSockets],
-		})
+		n.sweep, err = dnsWalker.attach(p.collection)
 	}
 	if err != nil {
 		return nil, errors.Join(unavailable("read the DNS probe", err, d.needs...), n.Close())
@@ -106,6 +110,9 @@ func (o DNSOptions) set(spec *ebpf.CollectionSpec) error {
 	}
 	return setVariables(spec, values)
 }
+
+// Verdict says by which hooks the probe measures, and what it lacks.
+func (n *DNS) Verdict(name string) verdict.Verdict { return n.walk.qualify(n.Probe.Verdict(name)) }
 
 // Sweep counts the queries that wait for too long. It takes three system calls, and some 200 ns for each socket that sent
 // a query and is open.

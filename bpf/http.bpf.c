@@ -27,6 +27,7 @@
 #include "hist.h"
 #include "net.h"
 #include "packet.h"
+#include "walk.h"
 
 #define HTTP_SLOTS     256  /* services at a time; slot 0 takes those that find none free */
 #define HTTP_CODES     500  /* statuses 100 to 599 */
@@ -1360,17 +1361,26 @@ int http_tcx_out(struct __sk_buff *skb)
 	return TCX_PASS; /* always */
 }
 
-/* Closes the responses that have been quiet for quiet_ns. User space runs it before it reads the durations. */
+/* Closes a response that has been quiet for quiet_ns. User space walks over all before it reads the durations. */
+static __always_inline int flush(struct conn *c)
+{
+	if (c && c->state == CONN_RESPONDING && bpf_ktime_get_ns() - c->last >= quiet_ns)
+		finish(c, CONN_QUIET);
+	return 0;
+}
+
 SEC("iter/bpf_sk_storage_map")
 int http_flush(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	struct conn *c = ctx->value;
+	return flush(ctx->value);
+}
 
-	if (!c || c->state != CONN_RESPONDING)
-		return 0;
-	if (bpf_ktime_get_ns() - c->last >= quiet_ns)
-		finish(c, CONN_QUIET);
-	return 0;
+SEC("iter/task_file")
+int http_flush_files(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = walk_sock(ctx);
+
+	return sk ? flush(bpf_sk_storage_get(&http_conns, sk, NULL, 0)) : 0;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/bpf/gen"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // HTTPSlots is how many services the kernel tells apart at a time. Slot 0 takes the ones that come when no other is
@@ -56,6 +57,7 @@ type HTTP struct {
 	runs       *ebpf.Memory
 	events     *ebpf.Memory
 	cpus       int
+	walk       walking
 }
 
 // NewHTTP loads the probe and attaches it. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; without, or on a kernel
@@ -103,12 +105,17 @@ func (h *HTTP) load(k *Kernel, opts HTTPOptions) error {
 	for _, name := range unused {
 		delete(spec.Programs, name)
 	}
+	httpWalker.choose(k, spec)
+	h.walk = k.walking()
 	if h.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: k.cache}); err != nil {
 		return err
 	}
 	h.in, h.out = h.collection.Programs[in], h.collection.Programs[out]
 	return errors.Join(opts.Objectives.fill(h.collection.Maps), h.prepare())
 }
+
+// httpWalker closes responses.
+var httpWalker = walker{gen.HTTPProgHttpFlush, gen.HTTPProgHttpFlushFiles, gen.HTTPMapHttpConns}
 
 // httpFields are the fields that http.bpf.c reads and some kernels may lack.
 var httpFields = []field{
@@ -159,10 +166,7 @@ func (h *HTTP) attach(opts HTTPOptions) error {
 		}
 	}
 	var err error
-	h.flush, err = link.AttachIter(link.IterOptions{
-		Program: h.collection.Programs[gen.HTTPProgHttpFlush],
-		Map:     h.collection.Maps[gen.HTTPMapHttpConns],
-	})
+	h.flush, err = httpWalker.attach(h.collection)
 	return err
 }
 
@@ -182,6 +186,9 @@ func (h *HTTP) AttachInterface(index int) error {
 	}
 	return nil
 }
+
+// Qualify adds to a verdict what the probe lacks on this kernel.
+func (h *HTTP) Qualify(v verdict.Verdict) verdict.Verdict { return h.walk.qualify(v) }
 
 // Programs returns the programs that run for every packet.
 func (h *HTTP) Programs() []*ebpf.Program {

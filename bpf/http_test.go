@@ -37,7 +37,12 @@ func newHTTPWith(tb testing.TB, objectives *HTTPObjectives) *HTTP {
 // openHTTP loads the probe until the test ends.
 func openHTTP(tb testing.TB, opts HTTPOptions) *HTTP {
 	tb.Helper()
-	h, err := NewHTTP(&Kernel{}, opts)
+	return openHTTPOn(tb, &Kernel{}, opts)
+}
+
+func openHTTPOn(tb testing.TB, k *Kernel, opts HTTPOptions) *HTTP {
+	tb.Helper()
+	h, err := NewHTTP(k, opts)
 	if err != nil {
 		tb.Fatal(err)
 	}

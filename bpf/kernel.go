@@ -13,6 +13,7 @@ import (
 type Kernel struct {
 	cache  *btf.Cache
 	owners *Owners
+	walks  walking
 }
 
 // Release gives the kernel's types back. A probe that is loaded later reads them again.

@@ -21,6 +21,7 @@
 #include "owner.h"
 #include "probe.h"
 #include "sock.h"
+#include "walk.h"
 #include <bpf/bpf_endian.h>
 
 #define TCP_PASS  16 /* of so many connections, the iterator writes a byte for one: see tcp_sweep */
@@ -450,10 +451,21 @@ int BPF_PROG(tcp_rejected, struct sock *sk)
 	return 0;
 }
 
+/* Takes what has grown of a connection that goes on. */
+static __always_inline void tcp_grown(struct sock *sk, struct tcp_conn *conn)
+{
+	struct tcp_sock *tp;
+
+	if (!conn || conn->phase != PHASE_OPEN)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		tcp_look(sk, tp, conn, true);
+}
+
 /*
- * Takes what has grown of a connection that goes on. The iterator holds up a CPU until its reader's buffer is full, so
- * it writes a byte now and then: a reader with a buffer of some hundred bytes lets others run after some thousand
- * connections.
+ * Visits the connections. This iterator holds up a CPU until its reader's buffer is full, so it writes a byte now and then:
+ * a reader with a buffer of some hundred bytes lets others run after some thousand connections.
  */
 SEC("iter/bpf_sk_storage_map")
 int tcp_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -461,7 +473,6 @@ int tcp_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct probe_cpu *c = probe_account();
 	struct tcp_conn *conn = ctx->value;
 	struct sock *sk = ctx->sk;
-	struct tcp_sock *tp;
 	u64 began;
 	u8 byte = 0;
 
@@ -470,11 +481,23 @@ int tcp_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	began = probe_enter(c);
 	if (!(ctx->meta->seq_num % TCP_PASS))
 		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
-	if (conn->phase == PHASE_OPEN) {
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (tp)
-			tcp_look(sk, tp, conn, true);
-	}
+	tcp_grown(sk, conn);
+	probe_leave(c, began);
+	return 0;
+}
+
+/* Visits them by the files that they are; this iterator lets others run. */
+SEC("iter/task_file")
+int tcp_sweep_files(struct bpf_iter__task_file *ctx)
+{
+	struct probe_cpu *c = probe_account();
+	struct sock *sk = walk_sock(ctx);
+	u64 began;
+
+	if (!c || !sk)
+		return 0;
+	began = probe_enter(c);
+	tcp_grown(sk, bpf_sk_storage_get(&tcp_conns, sk, NULL, 0));
 	probe_leave(c, began);
 	return 0;
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/slid-agent/slid/bpf/gen"
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 // TCPOptions narrows what the probe counts.
@@ -62,7 +63,11 @@ type TCP struct {
 	mu           sync.Mutex // guards what follows
 	sweep, adopt *link.Iter
 	detached     bool
+	walk         walking
 }
+
+// tcpWalker takes what has grown of connections.
+var tcpWalker = walker{gen.TCPProgTcpSweep, gen.TCPProgTcpSweepFiles, gen.TCPMapTcpConns}
 
 // tcpRungs are the ways to measure connections.
 func tcpRungs() []rung {
@@ -108,6 +113,7 @@ func newTCP(k *Kernel, opts TCPOptions, rungs []rung) (*TCP, error) {
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
 			cpus := int(spec.Maps[probeCPUs].MaxEntries)
 			table := spec.Maps[gen.TCPMapTcpTable]
+			tcpWalker.choose(k, spec)
 			return errors.Join(
 				sizeTable(spec, table.Name, slots, tableShards(slots*int(table.ValueSize), cpus)),
 				setVariables(spec, map[string]any{gen.TCPVarOnlyNetns: opts.OnlyNetns}))
@@ -117,7 +123,7 @@ func newTCP(k *Kernel, opts TCPOptions, rungs []rung) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &TCP{Probe: p}
+	t := &TCP{Probe: p, walk: k.walking()}
 	if err := t.open(slots); err != nil {
 		return nil, errors.Join(unavailable("read the TCP probe", err, d.needs...), t.Close())
 	}
@@ -129,10 +135,7 @@ func (t *TCP) open(slots int) (err error) {
 	if t.Table, err = openTable[TCPCounts](t.collection.Maps[gen.TCPMapTcpTable], slots); err != nil {
 		return err
 	}
-	t.sweep, err = link.AttachIter(link.IterOptions{
-		Program: t.collection.Programs[gen.TCPProgTcpSweep], Map: t.collection.Maps[gen.TCPMapTcpConns],
-	})
-	if err != nil {
+	if t.sweep, err = tcpWalker.attach(t.collection); err != nil {
 		return err
 	}
 	if t.adopt, err = link.AttachIter(link.IterOptions{Program: t.collection.Programs[gen.TCPProgTcpAdopt]}); err != nil {
@@ -143,8 +146,11 @@ func (t *TCP) open(slots int) (err error) {
 
 // Programs returns the programs that events run, and the one that a sweep runs.
 func (t *TCP) Programs() []*ebpf.Program {
-	return append(t.Probe.Programs(), t.collection.Programs[gen.TCPProgTcpSweep])
+	return append(t.Probe.Programs(), tcpWalker.program(t.collection))
 }
+
+// Verdict says by which hooks the probe measures, and what it lacks.
+func (t *TCP) Verdict(name string) verdict.Verdict { return t.walk.qualify(t.Probe.Verdict(name)) }
 
 // Watched returns the probe as a Meter takes it. Its programs cannot leave out events: a connection has a state.
 func (t *TCP) Watched(name string) Watched {

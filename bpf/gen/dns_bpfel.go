@@ -16,21 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DNSMapDnsSockets   = "dns_sockets"
-	DNSMapDnsTable     = "dns_table"
-	DNSMapOwnerGroups  = "owner_groups"
-	DNSMapProbeCpus    = "probe_cpus"
-	DNSProgDnsEgress   = "dns_egress"
-	DNSProgDnsIngress  = "dns_ingress"
-	DNSProgDnsRelease  = "dns_release"
-	DNSProgDnsSweep    = "dns_sweep"
-	DNSVarDnsPort      = "dns_port"
-	DNSVarDnsTimeoutNs = "dns_timeout_ns"
-	DNSVarProbeSince   = "probe_since"
-	DNSVarSampleSalt   = "sample_salt"
-	DNSVarSampleShift  = "sample_shift"
-	DNSVarTableShards  = "table_shards"
-	DNSVarTableSlots   = "table_slots"
+	DNSMapDnsSockets     = "dns_sockets"
+	DNSMapDnsTable       = "dns_table"
+	DNSMapOwnerGroups    = "owner_groups"
+	DNSMapProbeCpus      = "probe_cpus"
+	DNSProgDnsEgress     = "dns_egress"
+	DNSProgDnsIngress    = "dns_ingress"
+	DNSProgDnsRelease    = "dns_release"
+	DNSProgDnsSweep      = "dns_sweep"
+	DNSProgDnsSweepFiles = "dns_sweep_files"
+	DNSVarDnsPort        = "dns_port"
+	DNSVarDnsTimeoutNs   = "dns_timeout_ns"
+	DNSVarProbeSince     = "probe_since"
+	DNSVarSampleSalt     = "sample_salt"
+	DNSVarSampleShift    = "sample_shift"
+	DNSVarTableShards    = "table_shards"
+	DNSVarTableSlots     = "table_slots"
 )
 
 // LoadDNS returns the embedded CollectionSpec for DNS.
@@ -75,10 +76,11 @@ type DNSSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DNSProgramSpecs struct {
-	DnsEgress  *ebpf.ProgramSpec `ebpf:"dns_egress"`
-	DnsIngress *ebpf.ProgramSpec `ebpf:"dns_ingress"`
-	DnsRelease *ebpf.ProgramSpec `ebpf:"dns_release"`
-	DnsSweep   *ebpf.ProgramSpec `ebpf:"dns_sweep"`
+	DnsEgress     *ebpf.ProgramSpec `ebpf:"dns_egress"`
+	DnsIngress    *ebpf.ProgramSpec `ebpf:"dns_ingress"`
+	DnsRelease    *ebpf.ProgramSpec `ebpf:"dns_release"`
+	DnsSweep      *ebpf.ProgramSpec `ebpf:"dns_sweep"`
+	DnsSweepFiles *ebpf.ProgramSpec `ebpf:"dns_sweep_files"`
 }
 
 // DNSMapSpecs contains maps before they are loaded into the kernel.
@@ -156,10 +158,11 @@ type DNSVariables struct {
 //
 // It can be passed to LoadDNSObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DNSPrograms struct {
-	DnsEgress  *ebpf.Program `ebpf:"dns_egress"`
-	DnsIngress *ebpf.Program `ebpf:"dns_ingress"`
-	DnsRelease *ebpf.Program `ebpf:"dns_release"`
-	DnsSweep   *ebpf.Program `ebpf:"dns_sweep"`
+	DnsEgress     *ebpf.Program `ebpf:"dns_egress"`
+	DnsIngress    *ebpf.Program `ebpf:"dns_ingress"`
+	DnsRelease    *ebpf.Program `ebpf:"dns_release"`
+	DnsSweep      *ebpf.Program `ebpf:"dns_sweep"`
+	DnsSweepFiles *ebpf.Program `ebpf:"dns_sweep_files"`
 }
 
 func (p *DNSPrograms) Close() error {
@@ -168,6 +171,7 @@ func (p *DNSPrograms) Close() error {
 		p.DnsIngress,
 		p.DnsRelease,
 		p.DnsSweep,
+		p.DnsSweepFiles,
 	)
 }
 

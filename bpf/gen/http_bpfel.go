@@ -117,6 +117,7 @@ const (
 	HTTPMapHttpSteps       = "http_steps"
 	HTTPProgHttpEgress     = "http_egress"
 	HTTPProgHttpFlush      = "http_flush"
+	HTTPProgHttpFlushFiles = "http_flush_files"
 	HTTPProgHttpIngress    = "http_ingress"
 	HTTPProgHttpTcxIn      = "http_tcx_in"
 	HTTPProgHttpTcxOut     = "http_tcx_out"
@@ -167,11 +168,12 @@ type HTTPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HTTPProgramSpecs struct {
-	HttpEgress  *ebpf.ProgramSpec `ebpf:"http_egress"`
-	HttpFlush   *ebpf.ProgramSpec `ebpf:"http_flush"`
-	HttpIngress *ebpf.ProgramSpec `ebpf:"http_ingress"`
-	HttpTcxIn   *ebpf.ProgramSpec `ebpf:"http_tcx_in"`
-	HttpTcxOut  *ebpf.ProgramSpec `ebpf:"http_tcx_out"`
+	HttpEgress     *ebpf.ProgramSpec `ebpf:"http_egress"`
+	HttpFlush      *ebpf.ProgramSpec `ebpf:"http_flush"`
+	HttpFlushFiles *ebpf.ProgramSpec `ebpf:"http_flush_files"`
+	HttpIngress    *ebpf.ProgramSpec `ebpf:"http_ingress"`
+	HttpTcxIn      *ebpf.ProgramSpec `ebpf:"http_tcx_in"`
+	HttpTcxOut     *ebpf.ProgramSpec `ebpf:"http_tcx_out"`
 }
 
 // HTTPMapSpecs contains maps before they are loaded into the kernel.
@@ -262,17 +264,19 @@ type HTTPVariables struct {
 //
 // It can be passed to LoadHTTPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HTTPPrograms struct {
-	HttpEgress  *ebpf.Program `ebpf:"http_egress"`
-	HttpFlush   *ebpf.Program `ebpf:"http_flush"`
-	HttpIngress *ebpf.Program `ebpf:"http_ingress"`
-	HttpTcxIn   *ebpf.Program `ebpf:"http_tcx_in"`
-	HttpTcxOut  *ebpf.Program `ebpf:"http_tcx_out"`
+	HttpEgress     *ebpf.Program `ebpf:"http_egress"`
+	HttpFlush      *ebpf.Program `ebpf:"http_flush"`
+	HttpFlushFiles *ebpf.Program `ebpf:"http_flush_files"`
+	HttpIngress    *ebpf.Program `ebpf:"http_ingress"`
+	HttpTcxIn      *ebpf.Program `ebpf:"http_tcx_in"`
+	HttpTcxOut     *ebpf.Program `ebpf:"http_tcx_out"`
 }
 
 func (p *HTTPPrograms) Close() error {
 	return _HTTPClose(
 		p.HttpEgress,
 		p.HttpFlush,
+		p.HttpFlushFiles,
 		p.HttpIngress,
 		p.HttpTcxIn,
 		p.HttpTcxOut,

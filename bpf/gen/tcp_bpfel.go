@@ -50,22 +50,23 @@ type TCPTcpSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TCPMapOwnerGroups  = "owner_groups"
-	TCPMapProbeCpus    = "probe_cpus"
-	TCPMapTcpConns     = "tcp_conns"
-	TCPMapTcpTable     = "tcp_table"
-	TCPProgTcpAdopt    = "tcp_adopt"
-	TCPProgTcpReject   = "tcp_reject"
-	TCPProgTcpRejected = "tcp_rejected"
-	TCPProgTcpState    = "tcp_state"
-	TCPProgTcpSweep    = "tcp_sweep"
-	TCPProgTcpSynack   = "tcp_synack"
-	TCPVarOnlyNetns    = "only_netns"
-	TCPVarProbeSince   = "probe_since"
-	TCPVarSampleSalt   = "sample_salt"
-	TCPVarSampleShift  = "sample_shift"
-	TCPVarTableShards  = "table_shards"
-	TCPVarTableSlots   = "table_slots"
+	TCPMapOwnerGroups    = "owner_groups"
+	TCPMapProbeCpus      = "probe_cpus"
+	TCPMapTcpConns       = "tcp_conns"
+	TCPMapTcpTable       = "tcp_table"
+	TCPProgTcpAdopt      = "tcp_adopt"
+	TCPProgTcpReject     = "tcp_reject"
+	TCPProgTcpRejected   = "tcp_rejected"
+	TCPProgTcpState      = "tcp_state"
+	TCPProgTcpSweep      = "tcp_sweep"
+	TCPProgTcpSweepFiles = "tcp_sweep_files"
+	TCPProgTcpSynack     = "tcp_synack"
+	TCPVarOnlyNetns      = "only_netns"
+	TCPVarProbeSince     = "probe_since"
+	TCPVarSampleSalt     = "sample_salt"
+	TCPVarSampleShift    = "sample_shift"
+	TCPVarTableShards    = "table_shards"
+	TCPVarTableSlots     = "table_slots"
 )
 
 // LoadTCP returns the embedded CollectionSpec for TCP.
@@ -110,12 +111,13 @@ type TCPSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCPProgramSpecs struct {
-	TcpAdopt    *ebpf.ProgramSpec `ebpf:"tcp_adopt"`
-	TcpReject   *ebpf.ProgramSpec `ebpf:"tcp_reject"`
-	TcpRejected *ebpf.ProgramSpec `ebpf:"tcp_rejected"`
-	TcpState    *ebpf.ProgramSpec `ebpf:"tcp_state"`
-	TcpSweep    *ebpf.ProgramSpec `ebpf:"tcp_sweep"`
-	TcpSynack   *ebpf.ProgramSpec `ebpf:"tcp_synack"`
+	TcpAdopt      *ebpf.ProgramSpec `ebpf:"tcp_adopt"`
+	TcpReject     *ebpf.ProgramSpec `ebpf:"tcp_reject"`
+	TcpRejected   *ebpf.ProgramSpec `ebpf:"tcp_rejected"`
+	TcpState      *ebpf.ProgramSpec `ebpf:"tcp_state"`
+	TcpSweep      *ebpf.ProgramSpec `ebpf:"tcp_sweep"`
+	TcpSweepFiles *ebpf.ProgramSpec `ebpf:"tcp_sweep_files"`
+	TcpSynack     *ebpf.ProgramSpec `ebpf:"tcp_synack"`
 }
 
 // TCPMapSpecs contains maps before they are loaded into the kernel.
@@ -191,12 +193,13 @@ type TCPVariables struct {
 //
 // It can be passed to LoadTCPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCPPrograms struct {
-	TcpAdopt    *ebpf.Program `ebpf:"tcp_adopt"`
-	TcpReject   *ebpf.Program `ebpf:"tcp_reject"`
-	TcpRejected *ebpf.Program `ebpf:"tcp_rejected"`
-	TcpState    *ebpf.Program `ebpf:"tcp_state"`
-	TcpSweep    *ebpf.Program `ebpf:"tcp_sweep"`
-	TcpSynack   *ebpf.Program `ebpf:"tcp_synack"`
+	TcpAdopt      *ebpf.Program `ebpf:"tcp_adopt"`
+	TcpReject     *ebpf.Program `ebpf:"tcp_reject"`
+	TcpRejected   *ebpf.Program `ebpf:"tcp_rejected"`
+	TcpState      *ebpf.Program `ebpf:"tcp_state"`
+	TcpSweep      *ebpf.Program `ebpf:"tcp_sweep"`
+	TcpSweepFiles *ebpf.Program `ebpf:"tcp_sweep_files"`
+	TcpSynack     *ebpf.Program `ebpf:"tcp_synack"`
 }
 
 func (p *TCPPrograms) Close() error {
@@ -206,6 +209,7 @@ func (p *TCPPrograms) Close() error {
 		p.TcpRejected,
 		p.TcpState,
 		p.TcpSweep,
+		p.TcpSweepFiles,
 		p.TcpSynack,
 	)
 }

@@ -128,14 +128,6 @@ struct bpf_iter_meta {
 	u64 seq_num;
 };
 
-/* net/core/bpf_sk_storage.c */
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	void *value;
-};
-
 /* net/ipv4/tcp_ipv4.c */
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;

@@ -348,7 +348,7 @@ func (t *Traffic) Verdicts() []verdict.Verdict {
 	if t.view.reason != "" {
 		v.State, v.Reason, v.Missing = verdict.Degraded, t.view.reason, t.view.missing
 	}
-	return []verdict.Verdict{v}
+	return []verdict.Verdict{t.probe.Qualify(v)}
 }
 
 // Close detaches the probe.
