@@ -20,9 +20,14 @@
  * method, the start of the path and the duration in ns (http_step). What is not known of a request stands for anything:
  * it is good or bad only if it is so whatever the unknown is, and lost otherwise. Without objectives none of this runs.
  *
+ * Services that are counted by route have a struct http_cell for each route, method and status that occurred. A response
+ * counts either there or in its service, so that the sum of both is exact, whatever is known of its request.
+ *
+ * A request that comes before its connection does waits in http_early: TCP_DEFER_ACCEPT, TCP_FASTOPEN and clients that
+ * send it with their last segment of the handshake show it to the listening socket only.
+ *
  * What is not understood is counted too: `unknown` responses (of connections that were joined amid a request),
- * `untimed` ones (their request was not seen: TCP_DEFER_ACCEPT hands it to the listening socket), and opaque
- * connections, which speak something else.
+ * `untimed` ones (their request was not seen), and opaque connections, which speak something else.
  */
 #include "hist.h"
 #include "net.h"
@@ -38,6 +43,8 @@
 #define HTTP_RULES     16   /* objectives of a service */
 #define HTTP_ENDPOINTS 1024 /* whose service is known before their first connection */
 #define HTTP_PATH      64   /* bytes of a path that tell its route */
+#define HTTP_CELLS     4096 /* of all services that are counted by route; user space lowers it to what they need */
+#define HTTP_EARLY     1024 /* requests that wait for their connection at a time */
 #define HTTP_TARGET    160  /* bytes of a target in absolute form in which its path must begin */
 
 #define HEAD           16 /* bytes at the start of a message that tell what it is */
@@ -51,8 +58,13 @@ const volatile u32 only_netns;
 /* A response with no new byte for this long counts as complete when the iterator finds it. */
 const volatile u64 quiet_ns = 1000000000;
 
-/* Whether there are objectives. Where there are none, the kernel drops the code for them when it loads the programs. */
+/*
+ * Whether there are sets (struct http_set), and whether some have objectives or are counted by route. Where there are none,
+ * the kernel drops the code for them when it loads the programs.
+ */
+const volatile u32 sets;
 const volatile u32 objectives;
+const volatile u32 cells;
 
 /* Where the IP header starts in the buffer. */
 #define AT_CGROUP    0
@@ -77,20 +89,38 @@ struct http_service {
 	u64 unknown;            /* responses and ends that cannot be attributed to a request */
 	u64 untimed;            /* responses whose request was not seen: counted in codes, without duration */
 	u64 cut; /* responses that went on after they were taken as complete: their duration is too short */
-	u64 codes[HTTP_CODES];
-	struct hist first_byte;
-	struct hist duration[HTTP_CLASSES];
+	u64 codes[HTTP_CODES];              /* responses that no cell counts */
+	struct hist first_byte;             /* of all */
+	struct hist duration[HTTP_CLASSES]; /* of responses that no cell counts */
 };
 
 #define SET_UNBOUND 0 /* user space has not said yet which service it is */
-#define SET_NONE    1 /* a service without objectives */
+#define SET_NONE    1 /* a service without objectives that is not counted by route */
 
-/* The objectives of a service. */
+/* The objectives of a service, and the routes by which it is counted. */
 struct http_set {
-	u32 first;  /* of its steps in http_steps */
-	u32 steps;  /* their number */
-	u32 routes; /* number of its routes; 0: the path does not matter */
-	u32 pad;
+	u32 first;   /* of its steps in http_steps */
+	u32 steps;   /* their number */
+	u32 routes;  /* number of its routes; 0: the path does not matter */
+	u32 counted; /* whether it is counted by route */
+	u8 counts
+		[64]; /* for each route, and at 0 for all other paths: the number of the route by which it is counted */
+};
+
+/* What a cell counts. */
+struct http_cell_key {
+	u32 slot; /* generation << 16 | slot */
+	u16 set;  /* in which route is a number */
+	u16 status;
+	u16 methods; /* bit of the method */
+	u16 route;   /* 0: a path of no route */
+};
+
+struct http_cell {
+	struct http_cell_key key;
+	u32 used;
+	u64 responses;
+	struct hist duration; /* of those whose duration is known */
 };
 
 enum http_outcome {
@@ -157,6 +187,7 @@ struct http_endpoint {
 struct http_losses {
 	u64 no_storage; /* connections without state: out of memory */
 	u64 no_slot;    /* connections of services over the number of slots, counted in slot 0 */
+	u64 no_cell;    /* responses that were counted without their route: all cells are taken */
 };
 
 /* Runs of the programs on one CPU. The size is that of a cache line. */
@@ -200,16 +231,33 @@ struct conn {
 	u8 sides;    /* 1: next_in is set, 2: next_out is set */
 	u16 methods; /* bit of the request's method; 0: not known */
 	u8 route;    /* 1 + the request's route; 0: not known */
-	u8 pad[3];
+	u8 pad;
+	u16 cell;          /* 1 + the cell of the present response; 0: none */
 	u8 head[2 * HEAD]; /* the start of a message; twice, for the verifier */
 };
 
+/* A connection that has no socket yet. */
+struct http_tuple {
+	u8 local[16], remote[16]; /* addresses; those of IPv4 have 4 bytes */
+	u32 netns;
+	u16 local_port;  /* host order */
+	u16 remote_port; /* network order */
+};
+
+/* What came for it. */
+struct http_early {
+	u32 seq; /* the first of its data */
+	u32 pad;
+	struct conn conn;
+};
+
 struct packet {
+	u32 network; /* where the IP header starts */
 	u32 seq;
-	u32 len;           /* of the payload */
-	u32 off;           /* of the payload in the buffer */
-	u16 local, remote; /* ports of a segment that came in, in network order */
-	u8 flags;          /* TH_* */
+	u32 len;                 /* of the payload */
+	u32 off;                 /* of the payload in the buffer */
+	u16 destination, source; /* ports, in network order */
+	u8 flags;                /* TH_* */
 	bool v6;
 };
 
@@ -295,6 +343,34 @@ struct {
 	__type(value, u32); /* a set */
 } http_expected SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* user space sets it, as for the next two */
+	__type(key, struct http_cell_key);
+	__type(value, u32); /* number of the cell */
+} http_cells SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__uint(value_size, sizeof(u32));
+} http_free_cells SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct http_cell);
+} http_cell_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HTTP_EARLY);
+	__type(key, struct http_tuple);
+	__type(value, struct http_early);
+} http_early SEC(".maps");
+
 static __always_inline void count(u64 *counter)
 {
 	__sync_fetch_and_add(counter, 1);
@@ -336,11 +412,12 @@ static __always_inline bool parse(struct __sk_buff *skb, u32 network, struct pac
 	tcp = data + ip.off;
 	if ((void *)(tcp + 1) > end)
 		return false;
+	p->network = network;
 	p->v6 = ip.v6;
 	p->seq = bpf_ntohl(tcp->seq);
 	p->flags = tcp->flags;
-	p->local = tcp->destination;
-	p->remote = tcp->source;
+	p->destination = tcp->destination;
+	p->source = tcp->source;
 	off = ip.off + (tcp->data_offset >> 4) * 4;
 	size = ip.size;
 	if (!size) /* BIG TCP; otherwise a short frame may be longer than its datagram */
@@ -418,7 +495,7 @@ static __noinline u32 new_slot(struct http_key *key)
 	if (!s)
 		return 0;
 	s->key = *key;
-	if (objectives)
+	if (sets)
 		s->set = expected_set(key);
 	value = __sync_add_and_fetch(&s->generation, 1) << 16 | slot;     /* in use before anybody can find it */
 	if (bpf_map_update_elem(&http_slots, key, &value, BPF_NOEXIST)) { /* another CPU was first */
@@ -673,6 +750,68 @@ static __always_inline void judge_unknown(struct conn *c)
 		http_judge(&e);
 }
 
+/* Takes a free cell for what occurred for the first time and publishes it, as new_slot does. Returns 1 + its number, or 0. */
+static __noinline u32 new_cell(struct http_cell_key *key)
+{
+	struct http_losses *losses;
+	struct http_cell *cell;
+	u32 number = 0, zero = 0, *other;
+
+	if (!key)
+		return 0;
+	if (bpf_map_pop_elem(&http_free_cells, &number)) {
+		losses = bpf_map_lookup_elem(&http_loss, &zero);
+		if (losses)
+			count(&losses->no_cell);
+		return 0;
+	}
+	cell = bpf_map_lookup_elem(&http_cell_counts, &number);
+	if (!cell)
+		return 0;
+	cell->key = *key;
+	__sync_fetch_and_add(&cell->used, 1); /* a barrier too: user space reads the key after it */
+	if (bpf_map_update_elem(&http_cells, key, &number, BPF_NOEXIST)) { /* another CPU was first */
+		__sync_fetch_and_add(&cell->used, -1);
+		bpf_map_push_elem(&http_free_cells, &number, 0);
+		other = bpf_map_lookup_elem(&http_cells, key);
+		return other ? 1 + *other : 0;
+	}
+	return 1 + number;
+}
+
+/*
+ * The cell of a response of the connection as 1 + its number, or 0 if it counts in its service: the service is not counted
+ * by route, or the route is not known. A function of its own for the verifier, as http_judge is.
+ */
+__noinline int http_cell_of(u32 slot, u32 status, u32 methods, u32 route)
+{
+	struct http_cell_key key = {.slot = slot, .status = status, .methods = methods};
+	u32 at = slot & 0xffff, *number;
+	struct http_service *s = bpf_map_lookup_elem(&http_services, &at);
+	struct http_set *set;
+
+	if (!s || !route)
+		return 0;
+	at = s->set;
+	if (at <= SET_NONE)
+		return 0;
+	set = bpf_map_lookup_elem(&http_sets, &at);
+	if (!set || !set->counted)
+		return 0;
+	key.set = at;
+	key.route = set->counts[(route - 1) & 63];
+	number = bpf_map_lookup_elem(&http_cells, &key);
+	return number ? 1 + *number : new_cell(&key);
+}
+
+/* The cell of the present response, or NULL. */
+static __always_inline struct http_cell *cell_of(u32 cell)
+{
+	u32 number = cell - 1;
+
+	return cells && cell ? bpf_map_lookup_elem(&http_cell_counts, &number) : NULL;
+}
+
 /* Closes the present response, once, whoever comes first, and leaves the connection in the state next. */
 static __always_inline void finish(struct conn *c, u32 next)
 {
@@ -680,7 +819,9 @@ static __always_inline void finish(struct conn *c, u32 next)
 	u64 lasted = elapsed(c->started, c->last);
 	bool untimed = c->flags & CONN_UNTIMED;
 	u64 class = c->status / 100 - 1ULL;
+	u32 number = c->cell;
 	struct http_service *s;
+	struct http_cell *cell;
 	struct http_event e;
 
 	if (objectives && untimed)
@@ -694,8 +835,13 @@ static __always_inline void finish(struct conn *c, u32 next)
 		return;
 	if (objectives)
 		http_judge(&e);
+	if (untimed)
+		return;
+	cell = cell_of(number);
 	barrier_var(class); /* Linux 6.1 does not see the bound of a copy */
-	if (class < HTTP_CLASSES && !untimed)
+	if (cell)
+		hist_record_atomic(&cell->duration, lasted);
+	else if (class < HTTP_CLASSES)
 		hist_record_atomic(&s->duration[class], lasted);
 }
 
@@ -752,8 +898,13 @@ static __always_inline void end(struct conn *c)
 static __always_inline void respond(struct conn *c, struct http_service *s, u16 status, u64 now)
 {
 	u32 code = status - 100;
+	struct http_cell *cell;
 
-	if (code < HTTP_CODES)
+	c->cell = cells ? http_cell_of(c->slot, status, c->methods, c->route) : 0;
+	cell = cell_of(c->cell);
+	if (cell)
+		count(&cell->responses);
+	else if (code < HTTP_CODES)
 		count(&s->codes[code]);
 	if (c->flags & CONN_UNTIMED)
 		count(&s->untimed);
@@ -804,6 +955,9 @@ static __always_inline void not_a_response(struct conn *c, struct http_service *
 		if (++c->tries > JOIN_TRIES)
 			become_opaque(c);
 		return;
+	case CONN_IDLE:
+		if (!http)
+			become_opaque(c); /* its first word, to a request that was not seen */
 	}
 	if (c->state != CONN_OPAQUE)
 		c->state = CONN_IDLE;
@@ -996,7 +1150,7 @@ __noinline int http_route_of(struct __sk_buff *skb, u32 off, u32 len, u32 set)
 	return route ? 1 + *route : 1;
 }
 
-/* Notes what the objectives need to know of a request whose start is in the segment; whole: from its first byte. */
+/* Notes what its set needs to know of a request whose start is in the segment; whole: from its first byte. */
 static __always_inline void note_request(struct __sk_buff *skb, struct conn *c, struct packet *p, bool whole)
 {
 	struct http_service *s = service_of(c);
@@ -1051,7 +1205,7 @@ static __always_inline void request_data(struct __sk_buff *skb, struct conn *c, 
 		started = bpf_ktime_get_ns();
 	if (m == YES) {
 		begin(c, started);
-		if (objectives)
+		if (sets)
 			note_request(skb, c, p, whole);
 	} else {
 		c->started = started;
@@ -1075,12 +1229,77 @@ static __always_inline void first_request(struct __sk_buff *skb, struct bpf_sock
 		become_opaque(c);
 	} else if (m == YES) {
 		begin(c, bpf_ktime_get_ns());
-		if (objectives)
+		if (sets)
 			note_request(skb, c, p, true);
 	} else {
 		c->started = bpf_ktime_get_ns();
 		c->state = CONN_HEAD;
 	}
+}
+
+static const struct http_early no_early;
+
+/*
+ * Data that reaches a listening socket: what will be a connection sent it with the end of its handshake (TCP_DEFER_ACCEPT
+ * makes the kernel wait for that) or with its start (TCP_FASTOPEN). The connection's own socket never sees it pass.
+ */
+static __always_inline void early_request(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
+{
+	u32 seq = p->seq + (p->flags & TH_SYN ? 1 : 0);
+	struct http_tuple t = {.remote_port = p->source};
+	struct http_early *e;
+	struct http_key key;
+	struct tcp_sock *tp;
+	u8 first;
+
+	if (bpf_skb_load_bytes(skb, p->off, &first, 1) || first < 'A' || first > 'Z')
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	key_of(tp, sk, &key);
+	if (only_netns && key.netns != only_netns)
+		return;
+	t.netns = key.netns;
+	t.local_port = key.port;
+	if (p->v6 ? bpf_skb_load_bytes(skb, p->network + offsetof(struct ip6_header, destination), t.local, 16) ||
+			    bpf_skb_load_bytes(skb, p->network + offsetof(struct ip6_header, source), t.remote, 16)
+		  : bpf_skb_load_bytes(skb, p->network + offsetof(struct ip4_header, destination), t.local, 4) ||
+			    bpf_skb_load_bytes(skb, p->network + offsetof(struct ip4_header, source), t.remote, 4))
+		return;
+	e = bpf_map_lookup_elem(&http_early, &t);
+	if (e && e->seq == seq)
+		return; /* sent again */
+	bpf_map_update_elem(&http_early, &t, &no_early, BPF_ANY);
+	e = bpf_map_lookup_elem(&http_early, &t);
+	if (!e)
+		return;
+	e->seq = seq;
+	e->conn.sides = 1;
+	e->conn.next_in = seq + p->len;
+	first_request(skb, sk, &e->conn, p, &key);
+}
+
+/* Hands a connection what came for it before it had a socket. False if nothing did. */
+static __always_inline bool adopt(struct bpf_sock *sk, struct tcp_sock *tp, struct conn *c, struct packet *p,
+				  struct http_key *key)
+{
+	struct http_tuple t = {.netns = key->netns, .local_port = key->port, .remote_port = sk->dst_port};
+	struct http_early *e;
+
+	if (p->v6) {
+		__builtin_memcpy(t.local, sk->src_ip6, sizeof(t.local));
+		__builtin_memcpy(t.remote, sk->dst_ip6, sizeof(t.remote));
+	} else {
+		*(u32 *)t.local = sk->src_ip4;
+		*(u32 *)t.remote = sk->dst_ip4;
+	}
+	e = bpf_map_lookup_elem(&http_early, &t);
+	if (!e || e->seq != tp->rcv_nxt - (u32)tp->bytes_received) /* or of an earlier one with the same ports */
+		return false;
+	*c = e->conn;
+	bpf_map_delete_elem(&http_early, &t);
+	return true;
 }
 
 /* Gives a socket its state when its first data passes; decides who it is. */
@@ -1091,7 +1310,7 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 	struct conn *c;
 	struct http_key key;
 	u32 zero = 0;
-	bool fresh;
+	bool first;
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -1114,19 +1333,21 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 		first_request(skb, sk, c, p, &key);
 		return NULL;
 	}
+	/* The connection's first word, or what comes before it: does it answer a request that it has not seen? */
+	first = tp->bytes_sent == (ingress ? 0 : p->len);
+	if (first && tp->bytes_received && adopt(sk, tp, c, p, &key))
+		return c;
 	if (!is_server(skb, sk, p->v6)) {
 		c->state = CONN_IGNORED;
 		return NULL;
 	}
 	c->slot = slot_of(&key);
-	/*
-	 * The first data ever sent by this side, before any request was seen: either the request went to the listening
-	 * socket (TCP_DEFER_ACCEPT), or the server speaks first, which HTTP does not.
-	 */
-	fresh = !ingress && tp->bytes_sent == p->len;
-	c->state = fresh && tp->bytes_received ? CONN_IDLE : fresh ? CONN_NEW : CONN_JOINED;
-	if (c->state == CONN_NEW) {
-		become_opaque(c);
+	if (ingress || !first) {
+		c->state = CONN_JOINED;
+	} else if (tp->bytes_received) {
+		c->state = CONN_IDLE; /* the request that it answers was lost from http_early */
+	} else {
+		become_opaque(c); /* the server speaks first, which HTTP does not */
 		return NULL;
 	}
 	return c;
@@ -1189,8 +1410,12 @@ static __always_inline void ingress(struct __sk_buff *skb, struct bpf_sock *sk, 
 	struct conn *c = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
 
 	if (!c) {
-		if (!p->len || sk->state == BPF_TCP_LISTEN)
+		if (!p->len)
 			return;
+		if (sk->state == BPF_TCP_LISTEN) {
+			early_request(skb, sk, p);
+			return;
+		}
 		c = create(skb, sk, p, true);
 		if (!c)
 			return;
@@ -1272,14 +1497,14 @@ static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, struct p
 	if (p->v6) {
 		if (bpf_skb_load_bytes(skb, AT_INTERFACE + offsetof(struct ip6_header, source), t.ipv6.saddr, 32))
 			return NULL;
-		t.ipv6.sport = p->remote;
-		t.ipv6.dport = p->local;
+		t.ipv6.sport = p->source;
+		t.ipv6.dport = p->destination;
 		return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 	}
 	if (bpf_skb_load_bytes(skb, AT_INTERFACE + offsetof(struct ip4_header, source), &t.ipv4.saddr, 8))
 		return NULL;
-	t.ipv4.sport = p->remote;
-	t.ipv4.dport = p->local;
+	t.ipv4.sport = p->source;
+	t.ipv4.dport = p->destination;
 	return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 

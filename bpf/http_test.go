@@ -24,14 +24,14 @@ func newHTTP(tb testing.TB) *HTTP {
 	return newHTTPWith(tb, nil)
 }
 
-func newHTTPWith(tb testing.TB, objectives *HTTPObjectives) *HTTP {
+func newHTTPWith(tb testing.TB, objectives *HTTPSets) *HTTP {
 	tb.Helper()
 	testneed.Root(tb, "to load BPF programs")
 	mount, err := cgroup.Mount("/")
 	if err != nil {
 		tb.Skip(err)
 	}
-	return openHTTP(tb, HTTPOptions{Cgroup: mount, Objectives: objectives})
+	return openHTTP(tb, HTTPOptions{Cgroup: mount, Sets: objectives})
 }
 
 // openHTTP loads the probe until the test ends.
@@ -60,14 +60,14 @@ func newHTTPAtInterfaces(tb testing.TB) *HTTP {
 	return atInterfaces(tb, nil)
 }
 
-func atInterfaces(tb testing.TB, objectives *HTTPObjectives) *HTTP {
+func atInterfaces(tb testing.TB, objectives *HTTPSets) *HTTP {
 	tb.Helper()
 	testneed.Root(tb, "to load BPF programs")
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		tb.Skip(err)
 	}
-	h := openHTTP(tb, HTTPOptions{Objectives: objectives})
+	h := openHTTP(tb, HTTPOptions{Sets: objectives})
 	err = h.AttachInterface(lo.Index)
 	if errors.Is(err, ebpf.ErrNotSupported) { // a kernel before 6.6
 		tb.Skip(err)
@@ -602,7 +602,7 @@ func TestHTTPReadingAllocatesNothing(t *testing.T) {
 }
 
 // TestHTTPDeferredAccept has a listener that accepts a connection with its first data (TCP_DEFER_ACCEPT, as Apache's
-// does): the request is seen on the listening socket, so its response has no duration. The next ones have.
+// does): the request is seen on the listening socket, before its connection has a socket.
 func TestHTTPDeferredAccept(t *testing.T) {
 	h := newHTTP(t)
 	port, ask := deferredServer(t)
@@ -611,7 +611,7 @@ func TestHTTPDeferredAccept(t *testing.T) {
 	}
 	ask("")
 	checkCount(t, h, port, counted{
-		Codes: map[int]uint64{200: 3}, HTTP: 1, FirstBytes: 2, Durations: 2, Untimed: 1,
+		Codes: map[int]uint64{200: 3}, HTTP: 1, FirstBytes: 3, Durations: 3,
 	})
 }
 

@@ -9,7 +9,7 @@ package gen
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem fsops -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type fsops_slot -type fsops_type Fsops ../fsops.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem softirq -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type probe_cpu -type softirq_slot Softirq ../softirq.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem hist_test -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist HistTest ../hist_test.bpf.c
-//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs -type http_set -type http_step -type http_events -type http_route -type http_endpoint HTTP ../http.bpf.c
+//go:generate go tool bpf2go -target bpfel -no-global-types -output-stem http -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type http_key -type http_service -type http_losses -type http_runs -type http_set -type http_step -type http_events -type http_route -type http_endpoint -type http_cell -type http_cell_key HTTP ../http.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem tcp -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" -type hist -type tcp_slot -type probe_cpu TCP ../tcp.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem accept -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" Accept ../accept.bpf.c
 //go:generate go tool bpf2go -target bpfel -no-global-types -output-stem dns -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I../include" DNS ../dns.bpf.c

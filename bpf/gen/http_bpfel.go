@@ -21,6 +21,23 @@ type HTTPHist struct {
 	Buckets  [256]uint64
 }
 
+type HTTPHttpCell struct {
+	_         structs.HostLayout
+	Key       HTTPHttpCellKey
+	Used      uint32
+	Responses uint64
+	Duration  HTTPHist
+}
+
+type HTTPHttpCellKey struct {
+	_       structs.HostLayout
+	Slot    uint32
+	Set     uint16
+	Status  uint16
+	Methods uint16
+	Route   uint16
+}
+
 type HTTPHttpEndpoint struct {
 	_     structs.HostLayout
 	Netns uint32
@@ -45,6 +62,7 @@ type HTTPHttpLosses struct {
 	_         structs.HostLayout
 	NoStorage uint64
 	NoSlot    uint64
+	NoCell    uint64
 }
 
 type HTTPHttpRoute struct {
@@ -79,11 +97,12 @@ type HTTPHttpService struct {
 }
 
 type HTTPHttpSet struct {
-	_      structs.HostLayout
-	First  uint32
-	Steps  uint32
-	Routes uint32
-	Pad    uint32
+	_       structs.HostLayout
+	First   uint32
+	Steps   uint32
+	Routes  uint32
+	Counted uint32
+	Counts  [64]uint8
 }
 
 type HTTPHttpStep struct {
@@ -104,10 +123,14 @@ type HTTPHttpStep struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	HTTPMapHttpCellCounts  = "http_cell_counts"
+	HTTPMapHttpCells       = "http_cells"
 	HTTPMapHttpConns       = "http_conns"
+	HTTPMapHttpEarly       = "http_early"
 	HTTPMapHttpEventCounts = "http_event_counts"
 	HTTPMapHttpExpected    = "http_expected"
 	HTTPMapHttpFree        = "http_free"
+	HTTPMapHttpFreeCells   = "http_free_cells"
 	HTTPMapHttpLoss        = "http_loss"
 	HTTPMapHttpRoutes      = "http_routes"
 	HTTPMapHttpRun         = "http_run"
@@ -121,9 +144,11 @@ const (
 	HTTPProgHttpIngress    = "http_ingress"
 	HTTPProgHttpTcxIn      = "http_tcx_in"
 	HTTPProgHttpTcxOut     = "http_tcx_out"
+	HTTPVarCells           = "cells"
 	HTTPVarObjectives      = "objectives"
 	HTTPVarOnlyNetns       = "only_netns"
 	HTTPVarQuietNs         = "quiet_ns"
+	HTTPVarSets            = "sets"
 )
 
 // LoadHTTP returns the embedded CollectionSpec for HTTP.
@@ -180,10 +205,14 @@ type HTTPProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HTTPMapSpecs struct {
+	HttpCellCounts  *ebpf.MapSpec `ebpf:"http_cell_counts"`
+	HttpCells       *ebpf.MapSpec `ebpf:"http_cells"`
 	HttpConns       *ebpf.MapSpec `ebpf:"http_conns"`
+	HttpEarly       *ebpf.MapSpec `ebpf:"http_early"`
 	HttpEventCounts *ebpf.MapSpec `ebpf:"http_event_counts"`
 	HttpExpected    *ebpf.MapSpec `ebpf:"http_expected"`
 	HttpFree        *ebpf.MapSpec `ebpf:"http_free"`
+	HttpFreeCells   *ebpf.MapSpec `ebpf:"http_free_cells"`
 	HttpLoss        *ebpf.MapSpec `ebpf:"http_loss"`
 	HttpRoutes      *ebpf.MapSpec `ebpf:"http_routes"`
 	HttpRun         *ebpf.MapSpec `ebpf:"http_run"`
@@ -197,9 +226,11 @@ type HTTPMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HTTPVariableSpecs struct {
+	Cells      *ebpf.VariableSpec `ebpf:"cells"`
 	Objectives *ebpf.VariableSpec `ebpf:"objectives"`
 	OnlyNetns  *ebpf.VariableSpec `ebpf:"only_netns"`
 	QuietNs    *ebpf.VariableSpec `ebpf:"quiet_ns"`
+	Sets       *ebpf.VariableSpec `ebpf:"sets"`
 }
 
 // HTTPObjects contains all objects after they have been loaded into the kernel.
@@ -222,10 +253,14 @@ func (o *HTTPObjects) Close() error {
 //
 // It can be passed to LoadHTTPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HTTPMaps struct {
+	HttpCellCounts  *ebpf.Map `ebpf:"http_cell_counts"`
+	HttpCells       *ebpf.Map `ebpf:"http_cells"`
 	HttpConns       *ebpf.Map `ebpf:"http_conns"`
+	HttpEarly       *ebpf.Map `ebpf:"http_early"`
 	HttpEventCounts *ebpf.Map `ebpf:"http_event_counts"`
 	HttpExpected    *ebpf.Map `ebpf:"http_expected"`
 	HttpFree        *ebpf.Map `ebpf:"http_free"`
+	HttpFreeCells   *ebpf.Map `ebpf:"http_free_cells"`
 	HttpLoss        *ebpf.Map `ebpf:"http_loss"`
 	HttpRoutes      *ebpf.Map `ebpf:"http_routes"`
 	HttpRun         *ebpf.Map `ebpf:"http_run"`
@@ -237,10 +272,14 @@ type HTTPMaps struct {
 
 func (m *HTTPMaps) Close() error {
 	return _HTTPClose(
+		m.HttpCellCounts,
+		m.HttpCells,
 		m.HttpConns,
+		m.HttpEarly,
 		m.HttpEventCounts,
 		m.HttpExpected,
 		m.HttpFree,
+		m.HttpFreeCells,
 		m.HttpLoss,
 		m.HttpRoutes,
 		m.HttpRun,
@@ -255,9 +294,11 @@ func (m *HTTPMaps) Close() error {
 //
 // It can be passed to LoadHTTPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HTTPVariables struct {
+	Cells      *ebpf.Variable `ebpf:"cells"`
 	Objectives *ebpf.Variable `ebpf:"objectives"`
 	OnlyNetns  *ebpf.Variable `ebpf:"only_netns"`
 	QuietNs    *ebpf.Variable `ebpf:"quiet_ns"`
+	Sets       *ebpf.Variable `ebpf:"sets"`
 }
 
 // HTTPPrograms contains all programs after they have been loaded into the kernel.

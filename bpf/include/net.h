@@ -14,6 +14,7 @@
 #define IP_OFFSET       0x1fff /* of frag_off: where in the datagram a fragment belongs */
 
 #define TH_FIN          0x01
+#define TH_SYN          0x02
 #define TH_RST          0x04
 
 struct ip4_header {

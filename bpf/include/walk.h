@@ -48,7 +48,7 @@ static __always_inline struct sock *walk_sock(struct bpf_iter__task_file *ctx)
 
 	if (!file)
 		return NULL; /* the end of the list */
-	barrier_var(file); /* or clang reads it twice, and the verifier has checked another */
+	barrier_var(file);   /* or clang reads it twice, and the verifier has checked another */
 	s = bpf_sock_from_file(file);
 	return s ? s->sk : NULL;
 }

@@ -56,14 +56,20 @@ func checkCollectors(c config.Config) error {
 	return c.CheckCollectors(known)
 }
 
-// checkObjectives reports the objectives that are too many for the kernel.
-func checkObjectives(c config.Config) error { return c.CheckObjectives((&service.Objectives{}).Add) }
+// checkObjectives reports the routes and objectives that are too many for the kernel.
+func checkObjectives(c config.Config) error {
+	o := &service.Objectives{}
+	return errors.Join(c.CheckRoutes(o.AddRoutes), c.CheckObjectives(o.Add))
+}
 
-// objectives returns what services promise, in the form in which their traffic is counted.
+// objectives returns what services promise and the routes by which they are counted, as the kernel needs it.
 func objectives(c config.Config) *service.Objectives {
 	o := &service.Objectives{}
+	for _, s := range c.Services {
+		o.AddRoutes(s.Name, s.Routes) // what is wrong with them, checkObjectives has reported
+	}
 	for _, objective := range c.SLOs {
-		o.Add(objective) // what is wrong with it, checkObjectives has reported
+		o.Add(objective) // likewise
 	}
 	return o
 }

@@ -71,8 +71,8 @@ func manyIndicators(tb testing.TB) []slo.Indicator {
 func TestMemoryOfObjectives(t *testing.T) {
 	testneed.Root(t, "to load BPF programs")
 	mount := cgroupMount(t)
-	memory := func(o *bpf.HTTPObjectives) uint64 {
-		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Objectives: o})
+	memory := func(o *bpf.HTTPSets) uint64 {
+		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Sets: o})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,13 +100,13 @@ func comparePairs(b *testing.B, measure func(with bool) round) {
 	pairtest.Report(b, ratio, "throughput-ratio")
 }
 
-func measure(b *testing.B, n nginx, probed bool, objectives *bpf.HTTPObjectives) round {
+func measure(b *testing.B, n nginx, probed bool, objectives *bpf.HTTPSets) round {
 	if probed {
 		mount, err := cgroup.Mount("/")
 		if err != nil {
 			b.Skip(err)
 		}
-		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Objectives: objectives})
+		probe, err := bpf.NewHTTP(&bpf.Kernel{}, bpf.HTTPOptions{Cgroup: mount, Sets: objectives})
 		if err != nil {
 			b.Fatal(err)
 		}

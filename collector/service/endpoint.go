@@ -38,13 +38,13 @@ func declare(g *metric.Group) families {
 	f := families{
 		responses: g.Int(metric.Desc{
 			Name: "http.server.response.count", Unit: "{response}", Kind: metric.Counter, Source: source,
-			Description: "Final HTTP/1.x responses that the server sent, by status.",
-			Attributes:  []attribute.Key{portKey, statusKey},
+			Description: "Final HTTP/1.x responses that the server sent, by status; of services that are counted by route, also by route and method.",
+			Attributes:  []attribute.Key{portKey, statusKey, routeKey, methodKey},
 		}),
 		duration: g.Histogram(metric.Desc{
 			Name: "http.server.request.duration", Unit: "s", Source: source,
 			Description: "Time from the first byte of the request reaching the host to the last new byte of the response leaving the server.",
-			Attributes:  []attribute.Key{portKey, classKey},
+			Attributes:  []attribute.Key{portKey, classKey, statusKey, routeKey, methodKey},
 		}),
 		firstByte: g.Histogram(metric.Desc{
 			Name: "http.server.time_to_first_byte", Unit: "s", Source: source,
@@ -108,10 +108,11 @@ type served struct {
 	port     attribute.KeyValue
 	slots    []int
 
-	base  *bpf.HTTPService // what slots had counted that were given up since; nil if none
-	total bpf.HTTPService  // base and slots in sum
-	seen  uint64           // understood and not understood requests of the previous sum
-	known uint64           // understood ones of these
+	base   *bpf.HTTPService // what slots had counted that were given up since; nil if none
+	total  bpf.HTTPService  // base and slots in sum, without what cells counted
+	routes []*routed        // what cells counted
+	seen   uint64           // understood and not understood requests of the previous sum
+	known  uint64           // understood ones of these
 
 	codes     [len(bpf.HTTPService{}.Codes)]*metric.Int // by status, made when it first occurs
 	durations [len(bpf.HTTPService{}.Duration)]*metric.Hist
@@ -151,6 +152,9 @@ func (e *served) read(probe *bpf.HTTP, scratch *bpf.HTTPService) error {
 		}
 		addService(&e.total, scratch)
 	}
+	for _, r := range e.routes {
+		r.sum = r.base
+	}
 	return nil
 }
 
@@ -167,7 +171,7 @@ func (e *served) store(now time.Time) {
 	}
 	for i := range t.Duration {
 		if e.durations[i] == nil && count(&t.Duration[i]) != 0 {
-			e.durations[i] = e.families.duration.With(e.entity, e.port, classKey.String(string('1'+rune(i))+"xx"))
+			e.durations[i] = e.families.duration.With(e.entity, e.port, classOf(100*(i+1)))
 		}
 		if e.durations[i] != nil {
 			load(e.durations[i], &t.Duration[i])
@@ -180,12 +184,13 @@ func (e *served) store(now time.Time) {
 	e.unknown.Observe(t.Unknown, now)
 	e.untimed.Observe(t.Untimed, now)
 	e.cut.Observe(t.Cut, now)
+	e.storeRoutes(now)
 	e.cover()
 }
 
 // cover computes the coverage of the interval. Without requests it stays what it was.
 func (e *served) cover() {
-	known := requests(&e.total)
+	known := requests(&e.total) + e.routedResponses()
 	seen := known + e.total.Unknown
 	if seen > e.seen {
 		e.coverage.Set(float64(known-e.known) / float64(seen-e.seen))
@@ -193,7 +198,7 @@ func (e *served) cover() {
 	e.seen, e.known = seen, known
 }
 
-// requests returns the requests that were understood.
+// requests returns the requests that were understood, without those that cells counted.
 func requests(s *bpf.HTTPService) uint64 {
 	n := s.Aborted
 	for _, c := range &s.Codes {

@@ -15,17 +15,18 @@ import (
 	"github.com/slid-agent/slid/internal/slo"
 )
 
-// Objectives are what services promise about their traffic, in the form in which the kernel counts. The zero value has
-// none. It belongs to one Traffic at a time.
+// Objectives are what services promise about their traffic, and the routes by which it is counted, in the form in which the
+// kernel counts. The zero value has none. It belongs to one Traffic at a time.
 type Objectives struct {
 	services []*promises // in the order of the kernel's sets
 	total    int         // indicators of all
 }
 
-// promises are the indicators of one service and what was counted for them.
+// promises are the indicators and routes of one service and what was counted for them.
 type promises struct {
 	service    string
 	indicators []slo.Indicator
+	routes     []string // by which it is counted, sorted
 	set        bpf.HTTPSet
 
 	// Counts by the number of the indicator and outcome; Unbound are events that came before the service was known.
@@ -46,19 +47,24 @@ func (o *Objectives) Add(objective slo.Objective) (what, remedy string) {
 }
 
 func (o *Objectives) add(i slo.Indicator) (what, remedy string) {
-	p := o.of(i.Select.Service)
-	if p == nil {
-		p = &promises{service: i.Select.Service}
-	}
+	p := o.orNew(i.Select.Service)
 	if slices.ContainsFunc(p.indicators, func(other slo.Indicator) bool { return other.Name == i.Name }) {
 		return "", "" // several objectives may be about one indicator
 	}
-	list := append(slices.Clone(p.indicators), i)
-	set := compile(list)
+	if o.total == bpf.HTTPAllRules {
+		return fmt.Sprintf("is one too many: %d indicators of traffic are counted at most", bpf.HTTPAllRules), "remove objectives"
+	}
+	if what, remedy = o.take(p, append(slices.Clone(p.indicators), i), p.routes); what == "" {
+		o.total++
+	}
+	return what, remedy
+}
+
+// take gives a service indicators and routes, unless they are too many.
+func (o *Objectives) take(p *promises, list []slo.Indicator, routes []string) (what, remedy string) {
+	set := compile(list, routes)
 	const few = "remove objectives, or give parts of the service names of their own by services:"
 	switch {
-	case o.total == bpf.HTTPAllRules:
-		return fmt.Sprintf("is one too many: %d indicators of traffic are counted at most", bpf.HTTPAllRules), "remove objectives"
 	case len(list) > bpf.HTTPRules:
 		return fmt.Sprintf("is one too many for %s: %d indicators of a service are counted at most", p.service, bpf.HTTPRules), few
 	case len(set.Routes) > bpf.HTTPRoutes:
@@ -67,13 +73,23 @@ func (o *Objectives) add(i slo.Indicator) (what, remedy string) {
 		return fmt.Sprintf("the conditions for %s are too many with it: %d parts, and %d are allowed", p.service, len(set.Steps), bpf.HTTPSteps),
 			"make those of exclude simpler, or remove objectives"
 	}
-	if len(p.indicators) == 0 {
+	if o.of(p.service) == nil {
 		o.services = append(o.services, p)
 	}
-	p.indicators, p.set = list, set
-	o.total++
+	p.indicators, p.routes, p.set = list, routes, set
 	return "", ""
 }
+
+// orNew returns the promises of a service, or new ones that take adds.
+func (o *Objectives) orNew(service string) *promises {
+	if p := o.of(service); p != nil {
+		return p
+	}
+	return &promises{service: service}
+}
+
+// none says whether no service has a set.
+func (o *Objectives) none() bool { return len(o.services) == 0 }
 
 // of returns the promises of a service, or nil if there are none.
 func (o *Objectives) of(service string) *promises {
@@ -103,22 +119,22 @@ func (o *Objectives) at(set uint32) *promises {
 	return o.services[set-bpf.HTTPFirstSet]
 }
 
-// sets returns what the kernel needs, or nil if there are no objectives.
-func (o *Objectives) sets(expected map[bpf.HTTPEndpoint]uint32) *bpf.HTTPObjectives {
-	if o.total == 0 {
+// sets returns what the kernel needs, or nil if that is nothing.
+func (o *Objectives) sets(expected map[bpf.HTTPEndpoint]uint32) *bpf.HTTPSets {
+	if o.none() {
 		return nil
 	}
-	k := &bpf.HTTPObjectives{Expected: expected}
+	k := &bpf.HTTPSets{Expected: expected}
 	for _, p := range o.services {
 		k.Sets = append(k.Sets, p.set)
 	}
 	return k
 }
 
-// compile makes a set of the indicators of a service. Each becomes clauses of which the first that holds decides: those
-// that exclude, those of the good ones, those of all.
-func compile(list []slo.Indicator) bpf.HTTPSet {
-	var set bpf.HTTPSet
+// compile makes a set of the indicators and routes of a service. Each indicator becomes clauses of which the first that
+// holds decides: those that exclude, those of the good ones, those of all.
+func compile(list []slo.Indicator, routes []string) bpf.HTTPSet {
+	set := bpf.HTTPSet{Routes: slices.Clone(routes)}
 	type decision struct {
 		rule, outcome int
 		slo.Clause
@@ -138,6 +154,7 @@ func compile(list []slo.Indicator) bpf.HTTPSet {
 	}
 	slices.Sort(set.Routes)
 	set.Routes = slices.DeleteFunc(slices.Compact(set.Routes), func(r string) bool { return r == "" })
+	set.Counts = counts(set.Routes, routes)
 	for n, d := range decisions {
 		step := stepOf(d.Clause, set.Routes)
 		step.Rule, step.Outcome = uint8(d.rule), uint8(d.outcome)
@@ -194,6 +211,9 @@ func lostReasons() []string { return []string{"unknown", "head", "untimed", "cut
 // service's.
 func (o *Objectives) register(f *families, g *metric.Group, host *resource.Resource, start time.Time) {
 	for _, p := range o.services {
+		if len(p.indicators) == 0 {
+			continue
+		}
 		e := g.Entity(cgroup.Service{Name: p.service}.Resource(host), start)
 		for _, i := range p.indicators {
 			p.registers = append(p.registers, newIndicatorRegisters(f, e, i))
@@ -284,10 +304,10 @@ func (t *Traffic) addEvents(i int, s *slot, sum *bpf.HTTPEvents) error {
 	return nil
 }
 
-// bind gives a slot the objectives of the service that was found in it. Where another one was expected, what was counted
+// bind gives a slot the set of the service that was found in it. Where another one was expected, what was counted
 // until now was counted by wrong rules: it is void, and lost to the right ones.
 func (t *Traffic) bind(i int, service string) error {
-	if t.objectives.total == 0 {
+	if t.objectives.none() {
 		return nil
 	}
 	s := &t.slots[i]
@@ -299,7 +319,7 @@ func (t *Traffic) bind(i int, service string) error {
 	if err := t.probe.Bind(i, s.set); err != nil {
 		return err
 	}
-	if was == bpf.HTTPUnbound {
+	if was == bpf.HTTPUnbound || t.objectives.total == 0 {
 		return nil
 	}
 	s.void = &bpf.HTTPEvents{}
@@ -307,7 +327,7 @@ func (t *Traffic) bind(i int, service string) error {
 		return fmt.Errorf("read the events of slot %d: %w", i, err)
 	}
 	if p := t.objectives.at(s.set); p != nil && t.probe.Service(i, &t.scratch) == nil {
-		p.base.Unbound += requests(&t.scratch)
+		p.base.Unbound += requests(&t.scratch) + t.inCells(i)
 	}
 	return nil
 }
@@ -316,7 +336,7 @@ func (t *Traffic) bind(i int, service string) error {
 func (t *Traffic) giveUp(i int) error {
 	s := &t.slots[i]
 	p := t.objectives.at(s.set)
-	if p == nil {
+	if p == nil || t.objectives.total == 0 {
 		return nil
 	}
 	if err := t.addEvents(i, s, &p.base); err != nil {
@@ -326,11 +346,11 @@ func (t *Traffic) giveUp(i int) error {
 	return nil
 }
 
-// expect finds out which services listen on sockets that are new since the last time, and which of them have objectives, so
-// that their slots count from the first event on.
+// expect finds out which services listen on sockets that are new since the last time, and which of them have sets, so that
+// their slots count from the first event on.
 func (t *Traffic) expect() map[bpf.HTTPEndpoint]uint32 {
 	found := map[bpf.HTTPEndpoint]uint32{}
-	if t.objectives.total == 0 {
+	if t.objectives.none() {
 		return found
 	}
 	var fresh []endpoint
@@ -366,7 +386,7 @@ const manyExpected = 512
 // refreshExpected tells the kernel what changed among the expected services. What was expected of an endpoint stays so until
 // another service listens there: a service that is restarted finds it again.
 func (t *Traffic) refreshExpected() error {
-	if t.objectives.total == 0 {
+	if t.objectives.none() {
 		return nil
 	}
 	var errs []error

@@ -507,15 +507,9 @@ func (r *rig) check(t *testing.T, name string, want judged) {
 // retire gives a slot up as prune does.
 func (r *rig) retire(t *testing.T, port int) {
 	t.Helper()
-	i := r.slotOf(port)
-	if err := r.traffic.giveUp(i); err != nil {
+	if err := r.traffic.retire(r.slotOf(port)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.traffic.probe.Retire(i); err != nil {
-		t.Fatal(err)
-	}
-	r.traffic.slots[i].of.drop(i, &r.traffic.scratch)
-	r.traffic.slots[i] = slot{}
 }
 
 func (r *rig) slotOf(port int) int {
@@ -658,7 +652,7 @@ func TestCompiledConditionsFollowTheModel(t *testing.T) {
 			if rnd.IntN(2) == 0 {
 				i.Exclude, _ = slo.ParseCondition(condition(4))
 			}
-			if what, _ := (&Objectives{}).Add(objectiveOf(i)); what == "" && len(compile(append(slices.Clone(list), i)).Steps) <= bpf.HTTPSteps {
+			if what, _ := (&Objectives{}).Add(objectiveOf(i)); what == "" && len(compile(append(slices.Clone(list), i), nil).Steps) <= bpf.HTTPSteps {
 				list = append(list, i)
 			}
 		}

@@ -59,7 +59,11 @@ type Traffic struct {
 	noMemory  *metric.Int
 	noSlot    *metric.Int
 
+	cells  []cell
+	noCell *metric.Int
+
 	scratch   bpf.HTTPService
+	counts    bpf.HTTPCell
 	losses    bpf.HTTPLosses
 	events    bpf.HTTPEvents
 	collected time.Time // of the previous collection, or when the probe was attached
@@ -71,15 +75,16 @@ type slot struct {
 	generation uint32 // of the service in it; 0 when it is free
 	key        bpf.HTTPKey
 	of         *served
+	routed     uint64 // responses that cells counted
 	activity   uint64 // responses and connections, as last seen by prune
 	active     time.Time
 
-	set  uint32          // of the objectives of its service
+	set  uint32          // of its service
 	void *bpf.HTTPEvents // what it counted by those of another; nil if nothing
 }
 
-// NewTraffic loads the probe and starts to count; objectives may be nil. The error is a *verdict.UnavailableError where this machine does not
-// allow it.
+// NewTraffic loads the probe and starts to count; objectives may be nil. The error is a *verdict.UnavailableError where this
+// machine does not allow it.
 func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrides []Override, objectives *Objectives) (collector.Collector, error) {
 	started := time.Now()
 	if objectives == nil {
@@ -96,6 +101,7 @@ func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrid
 	if err := t.attach(kernel); err != nil {
 		return nil, err
 	}
+	t.cells = make([]cell, t.probe.Cells())
 	t.unwatch = meter.Watch(bpf.Watched{Name: trafficName, Counts: t.probe.Counts, Programs: t.probe.Programs(), Memory: t.probe.Memory})
 	t.declareLosses(started)
 	objectives.register(&t.families, env.Metrics, env.Host, started)
@@ -105,7 +111,7 @@ func NewTraffic(env collector.Env, kernel *bpf.Kernel, meter *bpf.Meter, overrid
 // attach loads the probe where the view says.
 func (t *Traffic) attach(kernel *bpf.Kernel) (err error) {
 	t.probe, err = bpf.NewHTTP(kernel, bpf.HTTPOptions{
-		Cgroup: t.view.cgroup, OnlyNetns: t.view.only, Objectives: t.objectives.sets(t.expectFirst()),
+		Cgroup: t.view.cgroup, OnlyNetns: t.view.only, Sets: t.objectives.sets(t.expectFirst()),
 	})
 	if err != nil || t.view.cgroup != "" {
 		return err
@@ -145,13 +151,14 @@ func (t *Traffic) followInterfaces() error {
 func (t *Traffic) declareLosses(start time.Time) {
 	lost := t.env.Metrics.Int(metric.Desc{
 		Name: "slid.events.lost", Unit: "{event}", Kind: metric.Counter, Source: "bpf/http.bpf.c",
-		Description: "Connections that could not be counted (no_memory) or not be given to their service (no_slot).",
+		Description: "Connections that could not be counted (no_memory) or not be given to their service (no_slot); responses that were counted without their route (no_cell).",
 		Attributes:  []attribute.Key{"slid.source.name", reasonKey},
 	})
 	e := t.env.Metrics.Entity(t.env.Host, start)
 	name := attribute.Key("slid.source.name").String(trafficName)
 	t.noMemory = lost.With(e, name, reasonKey.String("no_memory"))
 	t.noSlot = lost.With(e, name, reasonKey.String("no_slot"))
+	t.noCell = lost.With(e, name, reasonKey.String("no_cell"))
 }
 
 // Collect reads what the kernel counted. New services are looked up, which may take some ms; otherwise it allocates
@@ -159,14 +166,7 @@ func (t *Traffic) declareLosses(start time.Time) {
 func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 	err := t.probe.Flush()
 	err = errors.Join(err, t.discover(now))
-	for _, e := range t.served {
-		if readErr := e.read(t.probe, &t.scratch); readErr != nil {
-			err = errors.Join(err, readErr)
-			continue
-		}
-		e.store(now)
-	}
-	err = errors.Join(err, t.readObjectives(now), t.readLosses(now))
+	err = errors.Join(err, t.readServices(now), t.readObjectives(now), t.readLosses(now))
 	switch {
 	case t.used() >= crowded:
 		err = errors.Join(err, t.prune(now, 0))
@@ -177,6 +177,22 @@ func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 	return err
 }
 
+// readServices reads what the kernel counted for services.
+func (t *Traffic) readServices(now time.Time) error {
+	for _, e := range t.served {
+		if err := e.read(t.probe, &t.scratch); err != nil {
+			return err
+		}
+	}
+	if err := t.readCells(); err != nil {
+		return err
+	}
+	for _, e := range t.served {
+		e.store(now)
+	}
+	return nil
+}
+
 func (t *Traffic) readLosses(now time.Time) error {
 	losses := &t.losses
 	if err := t.probe.Losses(losses); err != nil {
@@ -184,6 +200,7 @@ func (t *Traffic) readLosses(now time.Time) error {
 	}
 	t.noMemory.Observe(losses.NoStorage, now)
 	t.noSlot.Observe(losses.NoSlot, now)
+	t.noCell.Observe(losses.NoCell, now)
 	if losses.NoSlot != 0 && t.slots[0].of == nil {
 		t.slots[0].of = t.serve(identity{name: "other"}, 0)
 		t.slots[0].of.slots = []int{0}
@@ -270,20 +287,24 @@ func (t *Traffic) prune(now time.Time, idle time.Duration) error {
 		}
 	}
 	for _, i := range t.gone(now, idle) {
-		s := &t.slots[i]
-		if err := t.probe.Service(i, &t.scratch); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if err := errors.Join(t.giveUp(i), t.probe.Retire(i)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		s.of.drop(i, &t.scratch)
-		*s = slot{}
+		errs = append(errs, t.retire(i))
 	}
 	t.forgetResources()
 	return errors.Join(errs...)
+}
+
+// retire gives up a slot and keeps what it counted.
+func (t *Traffic) retire(i int) error {
+	if err := t.probe.Service(i, &t.scratch); err != nil {
+		return err
+	}
+	if err := errors.Join(t.giveUp(i), t.probe.Retire(i)); err != nil {
+		return err
+	}
+	t.slots[i].of.drop(i, &t.scratch)
+	err := t.dropCells(i)
+	t.slots[i] = slot{}
+	return err
 }
 
 // gone returns the slots whose cgroup does not exist any more, and those on whose port nobody listens any more after a
@@ -319,7 +340,7 @@ func (t *Traffic) isIdle(i int, now time.Time, idle time.Duration) bool {
 	if t.probe.Service(i, &t.scratch) != nil {
 		return false
 	}
-	n := t.scratch.HttpConnections + t.scratch.OpaqueConnections
+	n := t.scratch.HttpConnections + t.scratch.OpaqueConnections + s.routed
 	for _, c := range &t.scratch.Codes {
 		n += c
 	}

@@ -76,9 +76,10 @@ type Latency struct {
 type Service struct {
 	Name  string // the service.name of its metrics
 	Match Match
-	// Routes are the starts of the paths by which its requests shall be counted, e.g. /pay/; the longest that fits counts.
-	// Nobody counts by them yet.
+	// Routes are the starts of the paths by which its requests are counted, e.g. /pay/; the longest that fits counts.
 	Routes []string
+
+	place Problem // where Routes stands
 }
 
 // Match tells which discovered service is meant. Every field that is set must agree; at least one is.
@@ -213,10 +214,18 @@ func (c Config) CheckCollectors(known map[string][]string) error {
 func (c Config) CheckObjectives(check func(slo.Objective) (what, remedy string)) error {
 	var list []error
 	for i, o := range c.SLOs {
-		p := c.places[i]
-		if p.What, p.Remedy = check(o); p.What != "" {
-			list = append(list, &p)
-		}
+		what, remedy := check(o)
+		list = append(list, c.places[i].with(what, remedy))
+	}
+	return errors.Join(list...)
+}
+
+// CheckRoutes reports the routes of services that check finds fault with, as CheckObjectives does for objectives.
+func (c Config) CheckRoutes(check func(service string, routes []string) (what, remedy string)) error {
+	var list []error
+	for _, s := range c.Services {
+		what, remedy := check(s.Name, s.Routes)
+		list = append(list, s.place.with(what, remedy))
 	}
 	return errors.Join(list...)
 }

@@ -21,7 +21,7 @@ import (
 )
 
 // exported compares what users of the package see.
-var exported = cmpopts.IgnoreUnexported(Config{})
+var exported = cmpopts.IgnoreUnexported(Config{}, Service{})
 
 func TestValid(t *testing.T) {
 	got, err := Load("testdata/valid.yaml")

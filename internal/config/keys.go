@@ -147,7 +147,7 @@ func (d *decoder) service(v value) Service {
 	seen := d.mapping(v, []field{
 		{"name", "checkout", func(v value) { s.Name, _ = d.text(v) }},
 		{"match", "{port: 8080}", func(v value) { s.Match = d.match(v) }},
-		{"routes", "[/pay/, /cart/]", func(v value) { s.Routes = d.routes(v) }},
+		{"routes", "[/pay/, /cart/]", func(v value) { s.Routes, s.place = d.routes(v), *d.problem(v.node, v.path, "", "") }},
 	})
 	d.require(v, seen, "name", "add e.g. name: checkout")
 	d.require(v, seen, "match", "add e.g. match: {port: 8080}")

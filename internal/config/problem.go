@@ -48,6 +48,15 @@ func (p *Problem) Error() string {
 // Unwrap returns the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
+// with returns the problem with what is wrong and the remedy, or nil if nothing is wrong.
+func (p Problem) with(what, remedy string) error {
+	if what == "" {
+		return nil
+	}
+	p.What, p.Remedy = what, remedy
+	return &p
+}
+
 // join returns the problems as one error in the order of the file, or nil. One that several references lead to is told
 // once.
 func join(problems []*Problem) error {

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -16,15 +17,16 @@ const (
 	HTTPSteps      = 64   // steps that decide them
 	HTTPRoutes     = 63   // routes of a service; the 64th are all other paths
 	HTTPAllRules   = 256  // objectives of all services together
+	httpCells      = 4096 // of all services that are counted by route: HTTP_CELLS in http.bpf.c
 	httpEndpoints  = 1024 // whose service is known beforehand
 	httpRoutesBits = 32   // of the key of a route that are not its path
 )
 
-// Numbers of sets of objectives. Those of HTTPObjectives begin with HTTPFirstSet.
+// Numbers of sets. Those of HTTPSets begin with HTTPFirstSet.
 const (
 	HTTPUnbound  uint32 = iota // it is not known yet which service a slot belongs to
-	HTTPNoSet                  // a service without objectives
-	HTTPFirstSet               // HTTPObjectives.Sets[0]
+	HTTPNoSet                  // a service without a set
+	HTTPFirstSet               // HTTPSets.Sets[0]
 )
 
 // Outcomes of an event for an objective (enum http_outcome in http.bpf.c). From HTTPUnknown on the event is lost: what is
@@ -50,49 +52,86 @@ type HTTPEvents = gen.HTTPHttpEvents
 // HTTPEndpoint is where a server listens. Network namespace 0 stands for all.
 type HTTPEndpoint = gen.HTTPHttpEndpoint
 
-// A HTTPSet has the objectives of one service.
+// A HTTPSet has the objectives of one service, and the routes by which it is counted.
 type HTTPSet struct {
 	// Steps decide them, those of one objective in a row and at most HTTPSteps together.
 	Steps []HTTPStep
 	// Routes are starts of paths, at most 64 bytes each; the longest that fits is the route of a request. Routes[i] is
 	// bit i+1 of HTTPStep.Routes; bit 0 stands for paths that none fits.
 	Routes []string
+	// Counts are numbers of the caller's choice by which responses are counted in cells: Counts[0] those to paths that no
+	// route fits, Counts[i+1] those to Routes[i]. Nil: the service is not counted by route.
+	Counts []uint8
 }
 
-// HTTPObjectives are the objectives of all services. They are constant for the life of a probe.
-type HTTPObjectives struct {
+// HTTPSets are the sets of all services. They are constant for the life of a probe.
+type HTTPSets struct {
 	Sets []HTTPSet
 	// Expected are the endpoints whose services are known beforehand, and their sets: their events count from the first
 	// one on.
 	Expected map[HTTPEndpoint]uint32
 }
 
-func (o *HTTPObjectives) enabled() uint32 {
+func boolean(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// steps returns the number of steps of all sets.
+func (o *HTTPSets) steps() (n int) {
 	if o == nil {
 		return 0
 	}
-	return 1
+	for _, s := range o.Sets {
+		n += len(s.Steps)
+	}
+	return n
+}
+
+// cells returns how many cells there are: for each route that is counted, eight combinations of method and status.
+func (o *HTTPSets) cells() (n int) {
+	if o == nil {
+		return 0
+	}
+	for _, s := range o.Sets {
+		n += 8 * distinct(s.Counts)
+	}
+	if n == 0 {
+		return 0
+	}
+	return min(max(n, 64), httpCells)
+}
+
+func distinct(list []uint8) int {
+	return len(slices.Compact(slices.Sorted(slices.Values(list))))
 }
 
 // size sets the sizes of the maps. What is not used has one element.
-func (o *HTTPObjectives) size(maps map[string]*ebpf.MapSpec) {
+func (o *HTTPSets) size(maps map[string]*ebpf.MapSpec) {
 	if o == nil {
 		return
 	}
-	var steps, routes int
+	routes := 0
 	for _, s := range o.Sets {
-		steps += len(s.Steps)
 		routes += len(s.Routes)
 	}
 	maps[gen.HTTPMapHttpSets].MaxEntries = HTTPFirstSet + uint32(len(o.Sets))
-	maps[gen.HTTPMapHttpSteps].MaxEntries = uint32(max(1, steps))
+	maps[gen.HTTPMapHttpSteps].MaxEntries = uint32(max(1, o.steps()))
 	maps[gen.HTTPMapHttpRoutes].MaxEntries = uint32(max(1, routes))
-	maps[gen.HTTPMapHttpEventCounts].MaxEntries = HTTPSlots
+	if o.steps() > 0 {
+		maps[gen.HTTPMapHttpEventCounts].MaxEntries = HTTPSlots
+	}
+	cells := uint32(max(1, o.cells()))
+	maps[gen.HTTPMapHttpCells].MaxEntries = cells
+	maps[gen.HTTPMapHttpFreeCells].MaxEntries = cells
+	maps[gen.HTTPMapHttpCellCounts].MaxEntries = cells
 	maps[gen.HTTPMapHttpExpected].MaxEntries = httpEndpoints
 }
 
-// fill writes the objectives into the maps.
-func (o *HTTPObjectives) fill(maps map[string]*ebpf.Map) error {
+// fill writes the sets into the maps.
+func (o *HTTPSets) fill(maps map[string]*ebpf.Map) error {
 	if o == nil {
 		return nil
 	}
@@ -102,7 +141,10 @@ func (o *HTTPObjectives) fill(maps map[string]*ebpf.Map) error {
 		if len(s.Steps) > HTTPSteps || len(s.Routes) > HTTPRoutes {
 			return fmt.Errorf("set %d has %d steps and %d routes", i, len(s.Steps), len(s.Routes))
 		}
-		set := gen.HTTPHttpSet{First: step, Steps: uint32(len(s.Steps)), Routes: uint32(len(s.Routes))}
+		set := gen.HTTPHttpSet{
+			First: step, Steps: uint32(len(s.Steps)), Routes: uint32(len(s.Routes)), Counted: boolean(s.Counts != nil),
+		}
+		copy(set.Counts[:], s.Counts)
 		if err := maps[gen.HTTPMapHttpSets].Put(number, &set); err != nil {
 			return fmt.Errorf("store set %d: %w", i, err)
 		}
@@ -179,4 +221,38 @@ func (h *HTTP) clearEvents(slot int) error {
 		return fmt.Errorf("clear the events of slot %d: %w", slot, err)
 	}
 	return nil
+}
+
+// HTTPCell is what the kernel counted of one route, method and status of a slot: see struct http_cell in http.bpf.c.
+type HTTPCell = gen.HTTPHttpCell
+
+// HTTPCellKey tells cells apart.
+type HTTPCellKey = gen.HTTPHttpCellKey
+
+// Cells returns the number of cells, which is fixed; 0 if no service is counted by route.
+func (h *HTTP) Cells() int { return h.cellCount }
+
+// CellKey returns what a cell counts; ok says whether it is in use. It copies 16 bytes.
+func (h *HTTP) CellKey(cell int) (key HTTPCellKey, ok bool) {
+	var head struct {
+		Key  HTTPCellKey
+		Used uint32
+	}
+	err := readAt(h.cells, cell*int(unsafe.Sizeof(HTTPCell{})), &head)
+	return head.Key, err == nil && head.Used != 0
+}
+
+// Cell copies the counts of a cell, 2 KiB, into c.
+func (h *HTTP) Cell(cell int, c *HTTPCell) error { return readStruct(h.cells, cell, c) }
+
+// FreeCell clears a cell of a slot that was retired, for another to use.
+func (h *HTTP) FreeCell(cell int, key HTTPCellKey) error {
+	maps := h.collection.Maps
+	if err := maps[gen.HTTPMapHttpCells].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("free cell %d: %w", cell, err)
+	}
+	if err := maps[gen.HTTPMapHttpCellCounts].Put(uint32(cell), &HTTPCell{}); err != nil {
+		return fmt.Errorf("free cell %d: %w", cell, err)
+	}
+	return maps[gen.HTTPMapHttpFreeCells].Put(nil, uint32(cell))
 }
