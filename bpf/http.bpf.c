@@ -838,10 +838,12 @@ static __always_inline void finish(struct conn *c, u32 next)
 	if (untimed)
 		return;
 	cell = cell_of(number);
-	barrier_var(class); /* Linux 6.1 does not see the bound of a copy */
-	if (cell)
+	if (cell) {
 		hist_record_atomic(&cell->duration, lasted);
-	else if (class < HTTP_CLASSES)
+		return;
+	}
+	barrier_var(class); /* Linux 6.1 does not see the bound of a copy */
+	if (class < HTTP_CLASSES)
 		hist_record_atomic(&s->duration[class], lasted);
 }
 
@@ -1280,32 +1282,37 @@ static __always_inline void early_request(struct __sk_buff *skb, struct bpf_sock
 	first_request(skb, sk, &e->conn, p, &key);
 }
 
-/* Hands a connection what came for it before it had a socket. False if nothing did. */
-static __always_inline bool adopt(struct bpf_sock *sk, struct tcp_sock *tp, struct conn *c, struct packet *p,
-				  struct http_key *key)
+/* Finds what came for a connection before it had a socket. */
+static __always_inline struct http_early *came_early(struct bpf_sock *sk, struct tcp_sock *tp, struct packet *p,
+						     struct http_key *key, struct http_tuple *t)
 {
-	struct http_tuple t = {.netns = key->netns, .local_port = key->port, .remote_port = sk->dst_port};
 	struct http_early *e;
 
+	t->netns = key->netns;
+	t->local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport); /* a reset leaves when inet_num is 0 */
+	t->remote_port = sk->dst_port;
 	if (p->v6) {
-		__builtin_memcpy(t.local, sk->src_ip6, sizeof(t.local));
-		__builtin_memcpy(t.remote, sk->dst_ip6, sizeof(t.remote));
+		__builtin_memcpy(t->local, sk->src_ip6, sizeof(t->local));
+		__builtin_memcpy(t->remote, sk->dst_ip6, sizeof(t->remote));
 	} else {
-		*(u32 *)t.local = sk->src_ip4;
-		*(u32 *)t.remote = sk->dst_ip4;
+		*(u32 *)t->local = sk->src_ip4;
+		*(u32 *)t->remote = sk->dst_ip4;
 	}
-	e = bpf_map_lookup_elem(&http_early, &t);
-	if (!e || e->seq != tp->rcv_nxt - (u32)tp->bytes_received) /* or of an earlier one with the same ports */
-		return false;
-	*c = e->conn;
-	bpf_map_delete_elem(&http_early, &t);
-	return true;
+	e = bpf_map_lookup_elem(&http_early, t);
+	if (e && e->seq != tp->rcv_nxt - (u32)tp->bytes_received)
+		return NULL; /* of an earlier connection with the same ports */
+	return e;
 }
 
-/* Gives a socket its state when its first data passes; decides who it is. */
+/*
+ * Gives a socket its state when its first data passes, or when the connection ends before the server said a word; decides
+ * who it is.
+ */
 static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p, bool ingress)
 {
+	struct http_early *early = NULL;
 	struct http_losses *losses;
+	struct http_tuple t = {};
 	struct tcp_sock *tp;
 	struct conn *c;
 	struct http_key key;
@@ -1315,6 +1322,15 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return NULL;
+	/* The server's first word, or what comes before it: does it answer a request that came before the connection? */
+	first = tp->bytes_sent == (ingress ? 0 : p->len);
+	if (!p->len && !(first && tp->bytes_received))
+		return NULL;
+	key_of(tp, sk, &key);
+	if (first && tp->bytes_received)
+		early = came_early(sk, tp, p, &key, &t);
+	if (!p->len && !early)
+		return NULL;
 	c = bpf_sk_storage_get(&http_conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!c) {
 		losses = bpf_map_lookup_elem(&http_loss, &zero);
@@ -1322,7 +1338,11 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 			count(&losses->no_storage);
 		return NULL;
 	}
-	key_of(tp, sk, &key);
+	if (early) {
+		*c = early->conn;
+		bpf_map_delete_elem(&http_early, &t);
+		return c;
+	}
 	if (only_netns && key.netns != only_netns) {
 		c->state = CONN_IGNORED;
 		return NULL;
@@ -1333,10 +1353,6 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 		first_request(skb, sk, c, p, &key);
 		return NULL;
 	}
-	/* The connection's first word, or what comes before it: does it answer a request that it has not seen? */
-	first = tp->bytes_sent == (ingress ? 0 : p->len);
-	if (first && tp->bytes_received && adopt(sk, tp, c, p, &key))
-		return c;
 	if (!is_server(skb, sk, p->v6)) {
 		c->state = CONN_IGNORED;
 		return NULL;
@@ -1410,10 +1426,9 @@ static __always_inline void ingress(struct __sk_buff *skb, struct bpf_sock *sk, 
 	struct conn *c = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
 
 	if (!c) {
-		if (!p->len)
-			return;
 		if (sk->state == BPF_TCP_LISTEN) {
-			early_request(skb, sk, p);
+			if (p->len)
+				early_request(skb, sk, p);
 			return;
 		}
 		c = create(skb, sk, p, true);
@@ -1438,8 +1453,6 @@ static __always_inline void egress(struct __sk_buff *skb, struct bpf_sock *sk, s
 	u32 seq_end = p->seq + p->len;
 
 	if (!c) {
-		if (!p->len)
-			return;
 		c = create(skb, sk, p, false);
 		if (!c)
 			return;

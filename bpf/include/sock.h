@@ -78,6 +78,7 @@ struct request_sock;
 /* include/net/inet_sock.h */
 struct inet_sock {
 	struct sock sk;
+	u16 inet_sport; /* network order */
 };
 
 /* include/net/inet_connection_sock.h */

@@ -44,7 +44,12 @@ func TestExamplesOfTheGuide(t *testing.T) {
 			documents = append(documents, f)
 			continue
 		}
-		short = text
+		if _, err := config.Parse(f.Name, f.Data); err != nil {
+			t.Error(err)
+		}
+		if short == "" {
+			short = text
+		}
 	}
 	c, err := config.Parse("/etc/slid/slid.yaml", []byte(short))
 	if err != nil {

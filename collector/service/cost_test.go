@@ -25,8 +25,9 @@ type round struct {
 // BenchmarkHTTPCost measures what the probe adds to nginx's smallest response, served over loopback to wrk: both ends
 // pass the probe, so each request runs it four times. Rounds of one second come in pairs, with the probe and without,
 // in random order within the pair; the figures are the median of the differences and its 95 % bootstrap interval.
-// With "-bench HTTPCost/alone -benchtime 40x" it takes two minutes. The other sub-benchmark has objectives, and its pairs
-// are the probe with them and without: five objectives of nginx with four routes, and 199 other services with one and 20.
+// With "-bench HTTPCost/alone -benchtime 40x" it takes two minutes. The pairs of the other sub-benchmarks are the probe with
+// something and without: five objectives of nginx with four routes, and 199 other services with one and 20; and nginx
+// counted by four routes.
 func BenchmarkHTTPCost(b *testing.B) {
 	testneed.Root(b, "to load BPF programs")
 	n := startNginx(b, false)
@@ -41,6 +42,15 @@ func BenchmarkHTTPCost(b *testing.B) {
 				return measure(b, n, true, nil)
 			}
 			return measure(b, n, true, objectives)
+		})
+	})
+	routes := routesOf(b, "tested", "/", "/pay/", "/pay/card/", "/cart/").sets(map[bpf.HTTPEndpoint]uint32{{Port: uint32(n.port)}: bpf.HTTPFirstSet})
+	b.Run("routes", func(b *testing.B) {
+		comparePairs(b, func(with bool) round {
+			if !with {
+				return measure(b, n, true, nil)
+			}
+			return measure(b, n, true, routes)
 		})
 	})
 }

@@ -196,7 +196,7 @@ func (p *promises) routeOf(number int) string {
 
 // counts returns the numbers by which a set's routes are counted, or nil if the service is not: 1 + the place of the longest
 // counted route that each begins with.
-func counts(set []string, counted []string) []uint8 {
+func counts(set, counted []string) []uint8 {
 	if len(counted) == 0 {
 		return nil
 	}

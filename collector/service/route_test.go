@@ -300,12 +300,15 @@ func TestCountedRoutesFollowTheModel(t *testing.T) {
 		set := slices.Compact(slices.Sorted(slices.Values(slices.Concat(counted, some()))))
 		p := &promises{routes: counted}
 		numbers := counts(set, counted)
-		if (numbers == nil) != (len(counted) == 0) {
-			t.Fatal(counted, numbers)
+		if len(counted) == 0 {
+			if numbers != nil {
+				t.Fatal(numbers)
+			}
+			continue
 		}
 		for i, r := range set {
-			if numbers != nil && p.routeOf(int(numbers[i+1])) != route(r, counted) {
-				t.Fatalf("%q of %q counts as %q", r, counted, p.routeOf(int(numbers[i+1])))
+			if got := p.routeOf(int(numbers[i+1])); got != route(r, counted) {
+				t.Fatalf("%q of %q counts as %q", r, counted, got)
 			}
 		}
 	}

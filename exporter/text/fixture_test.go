@@ -212,6 +212,13 @@ func (p port) responses(code int, total int64, at time.Time) {
 	p.l.int(p.entity, p.l.service, metric.Counter, "http.server.response.count", total, at, p.number, num("http.response.status_code", code))
 }
 
+// routed counts responses to a route, which took 20 ms each.
+func (p port) routed(route string, code int, total, before int64, at time.Time) {
+	attrs := []attribute.KeyValue{p.number, num("http.response.status_code", code), str("http.route", route), str("http.request.method", "GET")}
+	p.l.int(p.entity, p.l.service, metric.Counter, "http.server.response.count", total, at, attrs...)
+	p.l.hist(p.entity, p.l.service, "http.server.request.duration", attrs...).RecordN(0.02, uint64(total-before))
+}
+
 func (p port) connections(protocol string, total int64, at time.Time) {
 	p.l.int(p.entity, p.l.service, metric.Counter, "service.connection.count", total, at, p.number, str("network.protocol.name", protocol))
 }
@@ -248,7 +255,9 @@ func full(t testing.TB, o Options) *lab {
 		nginx.responses(200, 1000+k*74375, at)
 		nginx.connections("http", 10+k*50, at)
 		nginx.coverage(1, at)
-		check.responses(200, 500+k*1980, at)
+		check.responses(200, 500+k*80, at)
+		check.routed("/cart/", 200, k*400, 0, at)
+		check.routed("/pay/", 200, k*1500, 0, at)
 		check.connections("http", 10+k*4, at)
 		check.count("http.server.request.aborted", k*7, at)
 		check.count("sli.events.lost", k*3, at, str("sli.source", "traffic"), str("loss.reason", "map_full"))
@@ -267,12 +276,12 @@ func full(t testing.TB, o Options) *lab {
 		l.owner(rng, "nginx", 20e-6, 500+n*4000, at)
 		l.owner(rng, "other", 5e-6, 500+n*1000, at)
 		l.fill(rng, nginx, .011, n*74375)
-		l.fill(rng, check, .04, n*2000)
+		l.fill(rng, check, .04, n*80)
 		if n == 0 {
 			l.export(at)
 			continue
 		}
-		check.responses(503, 20, at)
+		check.routed("/pay/", 503, 20, 0, at)
 		l.observeHost(1, at)
 		l.observeAgent(1, at)
 	}

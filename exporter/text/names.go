@@ -85,6 +85,7 @@ const (
 
 	keyPort     = attribute.Key("server.port")
 	keyStatus   = attribute.Key("http.response.status_code")
+	keyRoute    = attribute.Key("http.route")
 	keyProtocol = attribute.Key("network.protocol.name")
 )
 

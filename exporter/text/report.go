@@ -52,6 +52,18 @@ type Service struct {
 
 	Unit      string `json:"unit"`      // systemd unit or ""
 	Container string `json:"container"` // container id or ""
+
+	Routes []Route `json:"routes,omitempty"` // those by which the service is counted and that were asked for; worst first
+}
+
+// Route is a part of a service: the requests whose path begins so and with no longer route. Those of no route are "_OTHER";
+// those of which the path is not known are in the service alone.
+type Route struct {
+	Route          string           `json:"route"`
+	Requests       int64            `json:"requests"`
+	Errors         int64            `json:"errors"` // responses 5xx
+	StatusCodes    map[string]int64 `json:"status_codes"`
+	LatencySeconds *Quantiles       `json:"latency_seconds,omitempty"`
 }
 
 // Quantiles are estimates in seconds, each off by less than 9.05 % (one histogram bucket).

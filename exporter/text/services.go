@@ -39,10 +39,18 @@ func worstFirst(a, b Service) int {
 
 // errorRatio returns the share of errors among the requests, or 0 if there were none.
 func (s *Service) errorRatio() float64 {
-	if s.Requests == nil || s.Errors == nil || *s.Requests == 0 {
+	if s.Requests == nil || s.Errors == nil {
 		return 0
 	}
-	return float64(*s.Errors) / float64(*s.Requests)
+	return ratio(*s.Errors, *s.Requests)
+}
+
+// ratio returns the share of a part, or 0 of nothing.
+func ratio(part, whole int64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return float64(part) / float64(whole)
 }
 
 // ports returns all ports of which the target has metrics, in order.
@@ -79,8 +87,37 @@ func (w window) service(t *target, port int) Service {
 	watched := s.Aborted != nil || s.Connections != nil || count(w.changes(t, httpResponses), here) != nil
 	if watched && s.Protocol != protocolOpaque {
 		s.addResponses(w.changes(t, httpResponses), here)
+		s.Routes = w.routes(t, here)
 	}
 	return s
+}
+
+// routes returns the routes of a port that were asked for, worst first.
+func (w window) routes(t *target, here func(attribute.Set) bool) []Route {
+	var list []Route
+	seen := map[string]bool{"": true}
+	responses := w.changes(t, httpResponses)
+	for _, c := range responses {
+		name := text(c.attrs, keyRoute)
+		if seen[name] || !here(c.attrs) {
+			continue
+		}
+		seen[name] = true
+		there := func(attrs attribute.Set) bool { return here(attrs) && text(attrs, keyRoute) == name }
+		var s Service
+		if s.addResponses(responses, there); *s.Requests > 0 {
+			list = append(list, Route{
+				Route: name, Requests: *s.Requests, Errors: *s.Errors, StatusCodes: s.StatusCodes,
+				LatencySeconds: w.quantiles(t, httpDuration, there),
+			})
+		}
+	}
+	slices.SortFunc(list, func(a, b Route) int {
+		return cmp.Or(
+			cmp.Compare(ratio(b.Errors, b.Requests), ratio(a.Errors, a.Requests)),
+			cmp.Compare(b.Requests, a.Requests), cmp.Compare(a.Route, b.Route))
+	})
+	return list
 }
 
 // protocol returns the protocol that the port speaks, or "" if no connection told yet. A port on which HTTP was once

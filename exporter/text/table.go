@@ -3,6 +3,7 @@ package text
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -56,6 +57,7 @@ func (p *page) services(r *Report) {
 		switch {
 		case !s.idle():
 			g.rows = append(g.rows, s.row(r.WindowSeconds))
+			g.rows = append(g.rows, s.routeRows(r.WindowSeconds)...)
 		case s.Protocol == protocolOpaque: // its old connections may be busy, but tell nothing
 			opaque = append(opaque, s.address())
 		default:
@@ -103,38 +105,51 @@ func (s *Service) idle() bool {
 func (s *Service) address() string { return s.Service + ":" + strconv.Itoa(s.Port) }
 
 func (s *Service) row(seconds float64) []cell {
-	row := []cell{
-		s.mark(),
-		{text: s.Service},
-		{text: strconv.Itoa(s.Port)},
-		{text: orNone(s.Protocol)},
-		{text: none},
-		{text: none},
-		{text: none},
-		{text: none},
-		{text: none},
-		{text: none},
-		{text: optional(s.Coverage, FormatShare)},
-	}
-	if n := s.Requests; n != nil {
-		if seconds > 0 {
-			row[4].text = FormatCount(float64(*n) / seconds)
-		}
-		row[5].text = strconv.FormatInt(*n, 10)
-		if *n > 0 {
-			row[6].text = FormatShare(s.errorRatio())
-		}
-	}
-	if s.errorRatio() > 0 {
-		row[6].style = red
-	}
-	if q := s.LatencySeconds; q != nil {
-		row[7].text, row[8].text, row[9].text = FormatDuration(q.P50), FormatDuration(q.P90), FormatDuration(q.P99)
-	}
+	row := slices.Concat(
+		[]cell{s.mark(), {text: s.Service}, {text: strconv.Itoa(s.Port)}, {text: orNone(s.Protocol)}},
+		figures(s.Requests, s.errorRatio(), s.LatencySeconds, seconds),
+		[]cell{{text: optional(s.Coverage, FormatShare)}})
 	if s.doubtful() {
-		row[10].style = yellow
+		row[len(row)-1].style = yellow
 	}
 	return row
+}
+
+// figures returns the cells of a service's or route's requests.
+func figures(requests *int64, errors float64, q *Quantiles, seconds float64) []cell {
+	row := []cell{{text: none}, {text: none}, {text: none}, {text: none}, {text: none}, {text: none}}
+	if n := requests; n != nil {
+		if seconds > 0 {
+			row[0].text = FormatCount(float64(*n) / seconds)
+		}
+		row[1].text = strconv.FormatInt(*n, 10)
+		if *n > 0 {
+			row[2].text = FormatShare(errors)
+		}
+	}
+	if errors > 0 {
+		row[2].style = red
+	}
+	if q != nil {
+		row[3].text, row[4].text, row[5].text = FormatDuration(q.P50), FormatDuration(q.P90), FormatDuration(q.P99)
+	}
+	return row
+}
+
+// maxRouteRows bounds how many routes of a service are shown; JSON has them all.
+const maxRouteRows = 8
+
+func (s *Service) routeRows(seconds float64) [][]cell {
+	var rows [][]cell
+	for i, route := range s.Routes {
+		if i == maxRouteRows {
+			rows = append(rows, []cell{{}, {text: fmt.Sprintf("  and %d more", len(s.Routes)-i), style: dim}})
+			break
+		}
+		rows = append(rows, slices.Concat([]cell{{}, {text: "  " + route.Route}, {}, {}},
+			figures(&route.Requests, ratio(route.Errors, route.Requests), route.LatencySeconds, seconds), []cell{{}}))
+	}
+	return rows
 }
 
 // doubtful says whether too little of the service's traffic was understood to trust its figures. That a protocol

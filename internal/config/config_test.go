@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -325,5 +326,22 @@ func checkSound(t *testing.T, c Config) {
 	}
 	if c.Interval < MinInterval || c.Interval > MaxInterval || !filepath.IsAbs(c.Host.Root) {
 		t.Errorf("interval %v, root %q", c.Interval, c.Host.Root)
+	}
+}
+
+// TestCheckRoutes has only the caller know how many routes can be counted; the message stands where they do.
+func TestCheckRoutes(t *testing.T) {
+	c, err := Parse("slid.yaml", []byte("services:\n  - name: shop\n    match: {port: 80}\n    routes: [/a/, /b/]\n  - name: bare\n    match: {port: 81}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.CheckRoutes(func(service string, routes []string) (what, remedy string) {
+		if len(routes) == 0 {
+			return "", ""
+		}
+		return fmt.Sprintf("%s has %d routes", service, len(routes)), "name fewer"
+	})
+	if want := "slid.yaml:4:13: services[0].routes: shop has 2 routes; name fewer"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
