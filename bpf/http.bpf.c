@@ -102,9 +102,10 @@ struct http_set {
 	u32 first;   /* of its steps in http_steps */
 	u32 steps;   /* their number */
 	u32 routes;  /* number of its routes; 0: the path does not matter */
+	u32 rule;    /* of its first objective among those of all sets */
 	u32 counted; /* whether it is counted by route */
-	u8 counts
-		[64]; /* for each route, and at 0 for all other paths: the number of the route by which it is counted */
+	/* For each route, and at 0 for all other paths: the number of the route by which it is counted. */
+	u8 counts[64];
 };
 
 /* What a cell counts. */
@@ -334,6 +335,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct http_events);
 } http_event_counts SEC(".maps");
+
+/* Durations of the good and of the bad events of each objective of all sets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct hist);
+} http_event_times SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -632,6 +642,7 @@ struct judging {
 	u64 routes, least, most;
 	struct http_events *events;
 	u32 first; /* step of the set */
+	u32 rule;  /* its first */
 	u32 status, methods;
 	u32 possible; /* outcomes of the present rule, as bits */
 	u32 decided;
@@ -648,6 +659,16 @@ static __always_inline u32 outcome_of(struct judging *j)
 	if (j->possible == 1 << HTTP_EXCLUDED)
 		return HTTP_EXCLUDED;
 	return j->reason;
+}
+
+/* Notes how long an event took that was good or bad. */
+static __always_inline void time_event(u32 rule, u32 outcome, u64 ns)
+{
+	u32 at = 2 * rule + outcome;
+	struct hist *h = bpf_map_lookup_elem(&http_event_times, &at);
+
+	if (h)
+		hist_record_atomic(h, ns);
 }
 
 /* Takes one step. A loop of the helper's, whose body the verifier checks once: unrolled it takes it seconds. */
@@ -673,6 +694,8 @@ static long judge_step(u32 i, struct judging *j)
 		outcome = outcome_of(j);
 		if (!j->again || outcome == j->reason)
 			count(&events->rules[s->rule & (HTTP_RULES - 1)][outcome & (HTTP_OUTCOMES - 1)]);
+		if (outcome <= HTTP_BAD && j->least == j->most && !j->again)
+			time_event(j->rule + s->rule, outcome, j->least);
 	}
 	j->possible = 0;
 	j->decided = 0;
@@ -707,6 +730,7 @@ __noinline int http_judge(struct http_event *e)
 	if (!set)
 		return 0;
 	j.first = set->first;
+	j.rule = set->rule;
 	j.status = e->status;
 	j.methods = e->methods ? e->methods : (1 << METHODS) - 1;
 	j.routes = e->route ? 1ULL << ((e->route - 1) & 63) : ~0ULL;

@@ -56,6 +56,7 @@ type HTTP struct {
 	losses     *ebpf.Memory
 	runs       *ebpf.Memory
 	events     *ebpf.Memory
+	times      *ebpf.Memory
 	cells      *ebpf.Memory
 	cellCount  int
 	cpus       int
@@ -153,6 +154,7 @@ func (h *HTTP) prepare() error {
 		gen.HTTPMapHttpRun:      &h.runs,
 
 		gen.HTTPMapHttpEventCounts: &h.events,
+		gen.HTTPMapHttpEventTimes:  &h.times,
 		gen.HTTPMapHttpCellCounts:  &h.cells,
 	} {
 		var err error

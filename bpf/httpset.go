@@ -90,6 +90,22 @@ func (o *HTTPSets) steps() (n int) {
 	return n
 }
 
+// rules returns the number of objectives of the set.
+func (s *HTTPSet) rules() (n int) {
+	for _, step := range s.Steps {
+		n = max(n, int(step.Rule)+1)
+	}
+	return n
+}
+
+// rules returns the number of objectives of all sets.
+func (o *HTTPSets) rules() (n int) {
+	for i := range o.Sets {
+		n += o.Sets[i].rules()
+	}
+	return n
+}
+
 // cells returns how many cells there are: for each route that is counted, eight combinations of method and status.
 func (o *HTTPSets) cells() (n int) {
 	if o == nil {
@@ -122,6 +138,7 @@ func (o *HTTPSets) size(maps map[string]*ebpf.MapSpec) {
 	maps[gen.HTTPMapHttpRoutes].MaxEntries = uint32(max(1, routes))
 	if o.steps() > 0 {
 		maps[gen.HTTPMapHttpEventCounts].MaxEntries = HTTPSlots
+		maps[gen.HTTPMapHttpEventTimes].MaxEntries = 2 * uint32(o.rules())
 	}
 	cells := uint32(max(1, o.cells()))
 	maps[gen.HTTPMapHttpCells].MaxEntries = cells
@@ -135,15 +152,16 @@ func (o *HTTPSets) fill(maps map[string]*ebpf.Map) error {
 	if o == nil {
 		return nil
 	}
-	step := uint32(0)
+	step, rule := uint32(0), uint32(0)
 	for i, s := range o.Sets {
 		number := HTTPFirstSet + uint32(i)
 		if len(s.Steps) > HTTPSteps || len(s.Routes) > HTTPRoutes {
 			return fmt.Errorf("set %d has %d steps and %d routes", i, len(s.Steps), len(s.Routes))
 		}
 		set := gen.HTTPHttpSet{
-			First: step, Steps: uint32(len(s.Steps)), Routes: uint32(len(s.Routes)), Counted: boolean(s.Counts != nil),
+			First: step, Steps: uint32(len(s.Steps)), Routes: uint32(len(s.Routes)), Rule: rule, Counted: boolean(s.Counts != nil),
 		}
+		rule += uint32(s.rules())
 		copy(set.Counts[:], s.Counts)
 		if err := maps[gen.HTTPMapHttpSets].Put(number, &set); err != nil {
 			return fmt.Errorf("store set %d: %w", i, err)
@@ -210,6 +228,12 @@ func setOffset(slot int) int64 {
 
 // Events copies the counts of a slot's objectives, 1 KiB, into e. There are none without objectives.
 func (h *HTTP) Events(slot int, e *HTTPEvents) error { return readStruct(h.events, slot, e) }
+
+// EventTimes copies the durations of the events with an outcome, HTTPGood or HTTPBad, of an objective into d: 2 KiB. rule is its
+// number among those of all sets. They are of all slots of its service, and are never cleared.
+func (h *HTTP) EventTimes(rule, outcome int, d *HTTPHist) error {
+	return readStruct(h.times, 2*rule+outcome, d)
+}
 
 // clearEvents sets the counts of a slot to zero. Nobody may count in it meanwhile.
 func (h *HTTP) clearEvents(slot int) error {

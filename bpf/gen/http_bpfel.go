@@ -101,6 +101,7 @@ type HTTPHttpSet struct {
 	First   uint32
 	Steps   uint32
 	Routes  uint32
+	Rule    uint32
 	Counted uint32
 	Counts  [64]uint8
 }
@@ -128,6 +129,7 @@ const (
 	HTTPMapHttpConns       = "http_conns"
 	HTTPMapHttpEarly       = "http_early"
 	HTTPMapHttpEventCounts = "http_event_counts"
+	HTTPMapHttpEventTimes  = "http_event_times"
 	HTTPMapHttpExpected    = "http_expected"
 	HTTPMapHttpFree        = "http_free"
 	HTTPMapHttpFreeCells   = "http_free_cells"
@@ -210,6 +212,7 @@ type HTTPMapSpecs struct {
 	HttpConns       *ebpf.MapSpec `ebpf:"http_conns"`
 	HttpEarly       *ebpf.MapSpec `ebpf:"http_early"`
 	HttpEventCounts *ebpf.MapSpec `ebpf:"http_event_counts"`
+	HttpEventTimes  *ebpf.MapSpec `ebpf:"http_event_times"`
 	HttpExpected    *ebpf.MapSpec `ebpf:"http_expected"`
 	HttpFree        *ebpf.MapSpec `ebpf:"http_free"`
 	HttpFreeCells   *ebpf.MapSpec `ebpf:"http_free_cells"`
@@ -258,6 +261,7 @@ type HTTPMaps struct {
 	HttpConns       *ebpf.Map `ebpf:"http_conns"`
 	HttpEarly       *ebpf.Map `ebpf:"http_early"`
 	HttpEventCounts *ebpf.Map `ebpf:"http_event_counts"`
+	HttpEventTimes  *ebpf.Map `ebpf:"http_event_times"`
 	HttpExpected    *ebpf.Map `ebpf:"http_expected"`
 	HttpFree        *ebpf.Map `ebpf:"http_free"`
 	HttpFreeCells   *ebpf.Map `ebpf:"http_free_cells"`
@@ -277,6 +281,7 @@ func (m *HTTPMaps) Close() error {
 		m.HttpConns,
 		m.HttpEarly,
 		m.HttpEventCounts,
+		m.HttpEventTimes,
 		m.HttpExpected,
 		m.HttpFree,
 		m.HttpFreeCells,

@@ -58,7 +58,7 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.LockName, Class: metric.ClassLatency, Budget: 4000, OptIn: true, New: d.NewLock},
 		{Name: latency.SyscallsName, Class: metric.ClassLatency, Budget: 6000, OptIn: true, New: d.NewSyscalls(c.Latency.Syscalls)},
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
-		{Name: "service/traffic", Class: metric.ClassService, Budget: 8000, New: traffic(d, c)},
+		{Name: "service/traffic", Class: metric.ClassService, Budget: 20000, New: traffic(d, c)},
 		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
 		{Name: budget.Name, Class: metric.ClassSLO, Budget: objectiveSeries(c), Lane: collector.Derived, New: budgets(c)},
 		// Last, so that it counts the programs of all others.

@@ -1,6 +1,8 @@
 package budget
 
 import (
+	"time"
+
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/slid-agent/slid/internal/metric"
@@ -11,15 +13,16 @@ const (
 	objectiveKey attribute.Key = "slo.name"
 	windowKey    attribute.Key = "slo.window"
 	stateKey     attribute.Key = "slo.state"
+	sliceKey     attribute.Key = "sli.slice.state"
 )
 
 // SeriesPerObjective bounds the series that an objective without members beside the first has; each member adds one.
-const SeriesPerObjective = 16
+const SeriesPerObjective = 20
 
 // objectiveFamilies are the declared metrics of objectives.
 type objectiveFamilies struct {
 	target, period, burn, remaining metric.FloatFamily
-	status                          metric.IntFamily
+	status, slices                  metric.IntFamily
 }
 
 func declareObjectives(g *metric.Group) objectiveFamilies {
@@ -49,6 +52,11 @@ func declareObjectives(g *metric.Group) objectiveFamilies {
 			Description: "1 for the state in which the objective is on this host (ok, burning, breached, unknown), 0 for the others.",
 			Attributes:  []attribute.Key{objectiveKey, stateKey},
 		}),
+		slices: g.Int(metric.Desc{
+			Name: "sli.slices", Unit: "{slice}", Kind: metric.Counter, Source: counted,
+			Description: "Time slices of an objective of the method Timeslices that ended, by how this host's events in them were (good, bad, no_data). Slices of hosts do not add up to those of a service.",
+			Attributes:  []attribute.Key{objectiveKey, sliceKey},
+		}),
 	}
 }
 
@@ -57,6 +65,8 @@ type objectiveGauges struct {
 	burns     []*metric.Float // over slo.BurnWindows
 	remaining *metric.Float
 	states    [slo.Unknown + 1]*metric.Int
+
+	good, bad, noData *metric.Int // slices; nil if the objective is not judged by them
 }
 
 // of returns the registers of an objective, those of the definition already set.
@@ -73,7 +83,21 @@ func (f *objectiveFamilies) of(e *metric.Entity, o slo.Objective) objectiveGauge
 	for s := range g.states {
 		g.states[s] = f.status.With(e, name, stateKey.String(slo.State(s).String()))
 	}
+	if o.Method == slo.Timeslices {
+		slices := func(state string) *metric.Int { return f.slices.With(e, name, sliceKey.String(state)) }
+		g.good, g.bad, g.noData = slices("good"), slices("bad"), slices("no_data")
+	}
 	return g
+}
+
+// storeSlices shows how slices ended.
+func (g *objectiveGauges) storeSlices(s slo.Slices, now time.Time) {
+	if g.good == nil {
+		return
+	}
+	g.good.Observe(s.Good, now)
+	g.bad.Observe(s.Bad, now)
+	g.noData.Observe(s.NoData, now)
 }
 
 // store shows a status. Where nothing was measured there is no number, rather than a good one.

@@ -243,6 +243,7 @@ func (f *followed) evaluate(now time.Time) {
 	}
 	f.tracker.Update(now, &f.status)
 	f.gauges.store(&f.status)
+	f.gauges.storeSlices(f.tracker.Slices(), now)
 }
 
 // settle puts the metrics of the objective on the resource of the service, once that is known, or on one made up of its

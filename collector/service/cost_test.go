@@ -91,7 +91,7 @@ func TestMemoryOfObjectives(t *testing.T) {
 	}
 	without := memory(nil)
 	with := memory(objectivesOf(t, manyIndicators(t)...).sets(nil))
-	if more := with - without; more > 1<<20 {
+	if more := with - without; more > 2<<20 {
 		t.Errorf("objectives take %d KiB", more>>10)
 	}
 	t.Logf("%d KiB without objectives, %d KiB with", without>>10, with>>10)

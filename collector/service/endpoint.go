@@ -20,6 +20,7 @@ type families struct {
 	coverage    metric.FloatFamily
 	events      metric.IntFamily
 	excluded    metric.IntFamily
+	eventTime   metric.HistogramFamily
 	lost        metric.IntFamily
 	untimed     metric.IntFamily
 }
@@ -86,6 +87,11 @@ func (f *families) declareEvents(g *metric.Group, source string) {
 	f.events = g.Int(metric.Desc{
 		Name: "sli.events", Unit: "{event}", Kind: metric.Counter, Source: source,
 		Description: "Requests that an objective's indicator is about, by whether they were good, at exactly its conditions.",
+		Attributes:  []attribute.Key{sliNameKey, sourceKey, outcomeKey},
+	})
+	f.eventTime = g.Histogram(metric.Desc{
+		Name: "sli.event.duration", Unit: "s", Source: source,
+		Description: "Durations of the requests that an objective's indicator is about, as in http.server.request.duration: of those whose duration is known.",
 		Attributes:  []attribute.Key{sliNameKey, outcomeKey},
 	})
 	f.excluded = g.Int(metric.Desc{

@@ -28,6 +28,7 @@ type promises struct {
 	indicators []slo.Indicator
 	routes     []string // by which it is counted, sorted
 	set        bpf.HTTPSet
+	first      int // number of the first indicator among those of all
 
 	// Counts by the number of the indicator and outcome; Unbound are events that came before the service was known.
 	base      bpf.HTTPEvents // of slots that were given up
@@ -126,6 +127,10 @@ func (o *Objectives) sets(expected map[bpf.HTTPEndpoint]uint32) *bpf.HTTPSets {
 	}
 	k := &bpf.HTTPSets{Expected: expected}
 	for _, p := range o.services {
+		if len(k.Sets) > 0 {
+			before := o.services[len(k.Sets)-1]
+			p.first = before.first + len(before.indicators)
+		}
 		k.Sets = append(k.Sets, p.set)
 	}
 	return k
@@ -194,7 +199,8 @@ const (
 // indicatorRegisters are the series of one indicator.
 type indicatorRegisters struct {
 	good, bad *metric.Int
-	excluded  *metric.Int // nil if the indicator excludes nothing
+	times     [bpf.HTTPBad + 1]*metric.Hist // of good and bad events
+	excluded  *metric.Int                   // nil if the indicator excludes nothing
 	lost      [bpf.HTTPOutcomes]*metric.Int
 	late      *metric.Int
 	noSlot    *metric.Int
@@ -226,12 +232,14 @@ func newIndicatorRegisters(f *families, e *metric.Entity, i slo.Indicator) *indi
 	name, traffic := sliNameKey.String(i.Name), sourceKey.String("traffic")
 	lost := func(reason string) *metric.Int { return f.lost.With(e, name, traffic, reasonKey.String(reason)) }
 	r := &indicatorRegisters{
-		good:     f.events.With(e, name, outcomeKey.String("good")),
-		bad:      f.events.With(e, name, outcomeKey.String("bad")),
+		good:     f.events.With(e, name, traffic, outcomeKey.String("good")),
+		bad:      f.events.With(e, name, traffic, outcomeKey.String("bad")),
 		late:     lost("unidentified"),
 		noSlot:   lost("no_slot"),
 		coverage: f.coverage.With(e, name),
 	}
+	r.times[bpf.HTTPGood] = f.eventTime.With(e, name, outcomeKey.String("good"))
+	r.times[bpf.HTTPBad] = f.eventTime.With(e, name, outcomeKey.String("bad"))
 	if !i.Exclude.Empty() {
 		r.excluded = f.excluded.With(e, name, exclusionKey.String("filter"))
 	}
@@ -285,8 +293,22 @@ func (t *Traffic) readObjectives(now time.Time) error {
 	}
 	for _, p := range t.objectives.services {
 		p.store(t.events.Unbound, now)
+		errs = errors.Join(errs, t.readTimes(p))
 	}
 	return errs
+}
+
+// readTimes reads how long the events of a service's indicators took.
+func (t *Traffic) readTimes(p *promises) error {
+	for i, r := range p.registers {
+		for outcome, register := range r.times {
+			if err := t.probe.EventTimes(p.first+i, outcome, &t.times); err != nil {
+				return fmt.Errorf("read the durations of %s: %w", p.indicators[i].Name, err)
+			}
+			load(register, &t.times)
+		}
+	}
+	return nil
 }
 
 // addEvents adds what a slot counted for its service's objectives to a sum.

@@ -124,6 +124,22 @@ func (r *rig) judged(name string) judged {
 	return j
 }
 
+// checkTimes checks that each good and each bad event has its duration, and that those are the server's.
+func (r *rig) checkTimes(t *testing.T, name string, want judged) {
+	t.Helper()
+	for _, h := range points[metricdata.ExponentialHistogram[float64]](r, "sli.event.duration") {
+		for _, p := range h.DataPoints {
+			if v, _ := p.Attributes.Value(sliNameKey); v.AsString() != name {
+				continue
+			}
+			outcome, _ := p.Attributes.Value(outcomeKey)
+			if n := want[outcome.AsString()]; int64(p.Count) != n {
+				t.Errorf("%s: %d durations of %d events that are %s", name, p.Count, n, outcome.AsString())
+			}
+		}
+	}
+}
+
 // checkCoverage checks sli.coverage of an indicator, unless other tests took all slots.
 func (r *rig) checkCoverage(t *testing.T, name string, want float64) {
 	t.Helper()
@@ -298,6 +314,7 @@ func TestObjectivesEqualTheServersLog(t *testing.T) {
 	for _, i := range list {
 		want := judge(i, s.entries())
 		r.check(t, i.Name, want)
+		r.checkTimes(t, i.Name, want)
 		t.Logf("%s: the server and slid agree on %v", i.Name, want)
 	}
 	for _, i := range list {

@@ -66,6 +66,7 @@ type Traffic struct {
 	counts    bpf.HTTPCell
 	losses    bpf.HTTPLosses
 	events    bpf.HTTPEvents
+	times     bpf.HTTPHist
 	collected time.Time // of the previous collection, or when the probe was attached
 	pruned    time.Time
 }

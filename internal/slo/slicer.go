@@ -22,7 +22,11 @@ type slicer struct {
 	target  float64
 	number  int64    // of the open slice, the time since 1970 in widths
 	members []Counts // what the open slice has of each member
+	ended   Slices
 }
+
+// Slices counts time slices that ended.
+type Slices struct{ Good, Bad, NoData uint64 }
 
 // add takes what each member counted until now, and returns what that is for the history; with slices Good and Bad are
 // none until a slice ends. closed is the slice that ended before now, if one did, and end is when.
@@ -42,6 +46,7 @@ func (s *slicer) add(now time.Time, deltas []Counts) (c, closed Counts, end time
 	}
 	if n := (now.UnixNano() - 1) / int64(s.width); n != s.number {
 		closed.Good, closed.Bad = s.close()
+		s.count(closed, n)
 		end = time.Unix(0, (s.number+1)*int64(s.width))
 		s.number = n
 		clear(s.members)
@@ -50,6 +55,24 @@ func (s *slicer) add(now time.Time, deltas []Counts) (c, closed Counts, end time
 		s.members[i] = s.members[i].Plus(d)
 	}
 	return c, closed, end
+}
+
+// count counts the open slice, which is closed, and those between it and slice n: nobody looked at them, as when the host
+// slept.
+func (s *slicer) count(closed Counts, n int64) {
+	switch {
+	case s.number == 0: // there is none yet
+		return
+	case closed.Bad > 0:
+		s.ended.Bad++
+	case closed.Good > 0:
+		s.ended.Good++
+	default:
+		s.ended.NoData++
+	}
+	if n > s.number+1 {
+		s.ended.NoData += uint64(n - s.number - 1)
+	}
 }
 
 // close returns the units of the open slice.

@@ -48,6 +48,10 @@ func NewTracker(o Objective) *Tracker {
 // Objective returns what is tracked.
 func (t *Tracker) Objective() Objective { return t.objective }
 
+// Slices returns how many slices ended since the tracker was made. They are good or bad by the judgement of Timeslices, and so
+// mean something for objectives of that method.
+func (t *Tracker) Slices() Slices { return t.tracks[0].slicer.ended }
+
 // Add takes what was counted since the last call for each member, in their order. It ends now.
 func (t *Tracker) Add(now time.Time, members []Counts) {
 	for i, tr := range t.tracks {
