@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,10 +157,12 @@ func (r *rig) checkCoverage(t *testing.T, name string, want float64) {
 	}
 }
 
-// logged is a Go server that keeps a log of its own. A path says what to do: /anything/STATUS/MILLISECONDS.
+// logged is a Go server that keeps a log of its own. A path says what to do: /anything/STATUS/MILLISECONDS; in chunks if
+// it is chunks, and with a file if it is file.
 type logged struct {
 	*http.Server
 	port int
+	file string // what /file/... is answered with
 
 	mu  sync.Mutex
 	log []request
@@ -171,7 +174,10 @@ func startLogged(t *testing.T) *logged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &logged{port: l.Addr().(*net.TCPAddr).Port}
+	s := &logged{port: l.Addr().(*net.TCPAddr).Port, file: filepath.Join(t.TempDir(), "file")}
+	if err := os.WriteFile(s.file, bytes.Repeat([]byte("0123456789"), 10000), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.Server = &http.Server{Handler: s}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
@@ -188,8 +194,12 @@ func (s *logged) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 	_, _ = io.Copy(io.Discard, q.Body)
 	time.Sleep(time.Duration(ms) * time.Millisecond)
-	w.WriteHeader(status)
-	if q.Method != http.MethodHead && q.Header.Get("X-Chunks") != "" {
+	if strings.HasPrefix(q.URL.Path, "/file/") {
+		http.ServeFile(w, q, s.file) // by sendfile
+	} else {
+		w.WriteHeader(status)
+	}
+	if q.Method != http.MethodHead && (q.Header.Get("X-Chunks") != "" || parts[1] == "chunks") {
 		for range 5 {
 			_, _ = io.WriteString(w, "some of it")
 			_ = http.NewResponseController(w).Flush()

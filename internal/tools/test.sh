@@ -7,7 +7,7 @@
 # shellcheck source-path=SCRIPTDIR source=env.sh
 . "$(dirname "$0")/env.sh"
 
-internal/tools/packages.sh nginx-light wrk apache2-utils redis-server iptables openssl iproute2 util-linux systemd \
+internal/tools/packages.sh nginx-light wrk apache2-utils redis-server haproxy python3 iptables openssl iproute2 util-linux systemd \
 	libcap2-bin buildah runc prometheus-node-exporter
 if [[ -z ${SLID_OTELCOL:-} ]] && otelcol=$(internal/tools/tool.sh otelcol); then
 	export SLID_OTELCOL=$otelcol
