@@ -25,7 +25,7 @@ type process struct {
 	cgroup  string // contents of /proc/PID/cgroup
 }
 
-// maxTable bounds how much of /proc/PID/net/tcp is read: about 150,000 sockets.
+// maxTable bounds how much of /proc/PID/net/tcp is read: about 150,000 listening sockets.
 const maxTable = 24 << 20
 
 // findListeners returns the processes that listen on the wanted endpoints, the oldest of those that share a socket. It
@@ -154,20 +154,26 @@ func listening(net string, wanted map[uint16]bool) map[uint64]uint16 {
 	return sockets
 }
 
-// readTable adds the listening sockets on wanted ports in a table of the form of /proc/net/tcp.
+// readTable adds the listening sockets on wanted ports in a table of the form of /proc/net/tcp. The kernel puts them before
+// all connections (tcp_get_idx, net/ipv4/tcp_ipv4.c), which may be very many: there it ends.
 func readTable(r io.Reader, wanted map[uint16]bool, sockets map[uint64]uint16) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		if port, inode, ok := parseSocket(lines.Bytes()); ok && (wanted == nil || wanted[port]) {
+		port, inode, state, ok := parseSocket(lines.Bytes())
+		switch {
+		case ok && state != tcpListen:
+			return
+		case ok && (wanted == nil || wanted[port]):
 			sockets[inode] = port
 		}
 	}
 }
 
-// parseSocket reads local port and inode number of a listening socket from a line of /proc/net/tcp or tcp6. Other
-// lines, the heading among them, are not ok.
-func parseSocket(line []byte) (port uint16, inode uint64, ok bool) {
-	const listen = "0A" // TCP_LISTEN, include/net/tcp_states.h
+const tcpListen = 10 // TCP_LISTEN, include/net/tcp_states.h
+
+// parseSocket reads local port, inode number and state of a socket from a line of /proc/net/tcp or tcp6. Other lines, the
+// heading among them, are not ok. The inode number is 0 for connections that no process has any more.
+func parseSocket(line []byte) (port uint16, inode, state uint64, ok bool) {
 	// sl local_address rem_address st tx:rx tr:tm->when retrnsmt uid timeout inode ...
 	var fields [10][]byte
 	n := 0
@@ -177,16 +183,14 @@ func parseSocket(line []byte) (port uint16, inode uint64, ok bool) {
 			break
 		}
 	}
-	if n < len(fields) || string(fields[3]) != listen {
-		return 0, 0, false
+	if n < len(fields) {
+		return 0, 0, 0, false
 	}
-	_, hex, found := bytes.Cut(fields[1], []byte{':'})
+	_, hex, _ := bytes.Cut(fields[1], []byte{':'})
 	p, err := strconv.ParseUint(string(hex), 16, 16)
-	if !found || err != nil {
-		return 0, 0, false
-	}
-	inode, err = strconv.ParseUint(string(fields[9]), 10, 64)
-	return uint16(p), inode, err == nil && inode != 0
+	state, stateErr := strconv.ParseUint(string(fields[3]), 16, 8)
+	inode, inodeErr := strconv.ParseUint(string(fields[9]), 10, 64)
+	return uint16(p), inode, state, err == nil && stateErr == nil && inodeErr == nil && (inode != 0 || state != tcpListen)
 }
 
 // portsOf returns the ports of the sockets that the process holds. The sockets found are taken off the list.

@@ -278,7 +278,7 @@ func (l volley) send(t *testing.T, port int) {
 	for range 32 {
 		wg.Go(func() {
 			for i := range numbers {
-				q, _ := http.NewRequest(l.methods[i%len(l.methods)], fmt.Sprintf("http://127.0.0.1:%d%s", port, l.paths[i%len(l.paths)]), nil)
+				q, _ := http.NewRequest(l.methods[i%len(l.methods)], fmt.Sprintf("http://127.0.0.1:%d%s", port, l.paths[i%len(l.paths)]), http.NoBody)
 				resp, err := client.Do(q)
 				if err != nil {
 					t.Errorf("%s: %v", l.name, err)

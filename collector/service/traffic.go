@@ -32,8 +32,8 @@ const (
 	pruneEvery = time.Minute
 	// idleAfter is how long a service without traffic is kept before it is looked at whether it still listens.
 	idleAfter = 15 * time.Minute
-	// crowded is the number of slots from which on both happen with every collection, for services without traffic
-	// since the one before: a host where many short-lived servers come and go.
+	// crowded is the number of slots from which on services without traffic since the last collection are looked at after
+	// each that found new ones: a host where many short-lived servers come and go.
 	crowded = bpf.HTTPSlots / 2
 )
 
@@ -166,13 +166,13 @@ func (t *Traffic) declareLosses(start time.Time) {
 // nothing.
 func (t *Traffic) Collect(_ context.Context, now time.Time) error {
 	err := t.probe.Flush()
-	err = errors.Join(err, t.discover(now))
-	err = errors.Join(err, t.readServices(now), t.readObjectives(now), t.readLosses(now))
+	came, discoverErr := t.discover(now)
+	err = errors.Join(err, discoverErr, t.readServices(now), t.readObjectives(now), t.readLosses(now))
 	switch {
-	case t.used() >= crowded:
-		err = errors.Join(err, t.prune(now, 0))
 	case now.Sub(t.pruned) >= pruneEvery:
 		err = errors.Join(err, t.prune(now, idleAfter))
+	case came && t.used() >= crowded:
+		err = errors.Join(err, t.retireIdle(now, 0))
 	}
 	t.collected = now
 	return err
@@ -209,8 +209,8 @@ func (t *Traffic) readLosses(now time.Time) error {
 	return nil
 }
 
-// discover finds the services that are new in the kernel's slots.
-func (t *Traffic) discover(now time.Time) error {
+// discover finds the services that are new in the kernel's slots. came says whether there are any.
+func (t *Traffic) discover(now time.Time) (came bool, err error) {
 	var fresh []int
 	for i := 1; i < bpf.HTTPSlots; i++ {
 		generation, used := t.probe.InUse(i)
@@ -224,7 +224,7 @@ func (t *Traffic) discover(now time.Time) error {
 		fresh = append(fresh, i)
 	}
 	if len(fresh) == 0 {
-		return nil
+		return false, nil
 	}
 	var errs []error
 	listeners := findListeners(t.env.Proc, t.endpoints(fresh))
@@ -237,7 +237,7 @@ func (t *Traffic) discover(now time.Time) error {
 		errs = append(errs, t.bind(i, id.name))
 		t.env.Log.Debug("service found", "service", id.name, "port", s.key.Port, "unit", id.unit, "container", id.container)
 	}
-	return errors.Join(errs...)
+	return true, errors.Join(errs...)
 }
 
 // serve returns the endpoint of a service, which began to count at the previous collection if it is new.
@@ -276,11 +276,16 @@ func (t *Traffic) used() (n int) {
 	return n
 }
 
-// prune gives up the slots of services that are gone, and the endpoints that have had no slot since the last time.
-// Services without traffic for the time idle are looked at.
+// prune follows what changed on the host: interfaces, who listens where, and services that are gone.
 func (t *Traffic) prune(now time.Time, idle time.Duration) error {
 	t.pruned = now
-	errs := []error{t.followInterfaces(), t.refreshExpected()}
+	return errors.Join(t.followInterfaces(), t.refreshExpected(), t.retireIdle(now, idle))
+}
+
+// retireIdle gives up the slots of services that are gone, and the endpoints that have had no slot since the last time.
+// Services without traffic for the time idle are looked at.
+func (t *Traffic) retireIdle(now time.Time, idle time.Duration) error {
+	var errs []error
 	for key, e := range t.served {
 		if len(e.slots) == 0 {
 			e.entity.Remove()
