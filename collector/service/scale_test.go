@@ -66,7 +66,7 @@ func newCrowd(tb testing.TB) *crowd {
 		})
 		p := &crowdProcess{orders, bufio.NewScanner(answers)}
 		c.processes = append(c.processes, p)
-		for _, field := range strings.Fields(p.answer(tb)) {
+		for field := range strings.FieldsSeq(p.answer(tb)) {
 			port, err := strconv.Atoi(field)
 			if err != nil {
 				tb.Fatal(err)
@@ -118,7 +118,7 @@ func TestCrowd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		t.Cleanup(func() { l.Close() })
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 		go answerAll(l)
 	}
