@@ -37,6 +37,7 @@ var rules = []rule{
 	{folder: "internal/testneed"},
 	{folder: "internal/pairtest"},
 	{folder: "internal/blocktest", imports: []string{"internal/testneed"}},
+	{folder: "internal/promtest"},
 	{folder: "internal/arch"},
 	{folder: "internal/tools/testreport"},
 	{folder: "internal/tools/kernels"},

@@ -188,6 +188,11 @@ func counted(indicator, outcome string, window time.Duration) string {
 	if window <= direct {
 		return fmt.Sprintf("sum(increase(%s[%s]))", selector(eventsSeries, indicator, outcome), slo.Shorthand(window))
 	}
+	return recorded(indicator, outcome, window)
+}
+
+// recorded is counted for the recorded increments, however short the window.
+func recorded(indicator, outcome string, window time.Duration) string {
 	return fmt.Sprintf("sum(sum_over_time(%s[%s]))", selector(incrementSeries, indicator, outcome), slo.Shorthand(window))
 }
 
@@ -278,11 +283,6 @@ func (b builder) budget() string {
 		return weighted(m, recorded(m.Indicator.Name, "bad", period)+" / ("+recorded(m.Indicator.Name, "", period)+" > 0) / "+
 			allowed(m.Target)+" * "+measured)
 	})
-}
-
-// recorded is counted for the recorded increments, however short the window.
-func recorded(indicator, outcome string, window time.Duration) string {
-	return counted(indicator, outcome, max(window, direct+1))
 }
 
 // alerts returns the alerts of the objective, and those that guard it: budget spent, data absent, coverage too low.

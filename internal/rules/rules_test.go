@@ -12,23 +12,14 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/slid-agent/slid/internal/promtest"
 	"github.com/slid-agent/slid/internal/slo"
 )
 
-// promtool returns the path of Prometheus's promtool, or skips the test: SLID_PROMTOOL, or what internal/tools/tool.sh
-// built.
+// promtool returns the path of Prometheus's promtool, or skips the test.
 func promtool(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("SLID_PROMTOOL"); path != "" {
-		return path
-	}
-	if cache, err := os.UserCacheDir(); err == nil {
-		if built, err := filepath.Glob(filepath.Join(cache, "slid", "promtool-*", "promtool")); err == nil && len(built) > 0 {
-			return built[len(built)-1]
-		}
-	}
-	t.Skip("needs promtool: internal/tools/tool.sh promtool builds it")
-	return ""
+	return filepath.Join(filepath.Dir(promtest.Find(t)), "promtool")
 }
 
 func condition(t *testing.T, text string) slo.Condition {
@@ -334,7 +325,9 @@ func TestGuards(t *testing.T) {
 func TestRulesAreSound(t *testing.T) {
 	tool := promtool(t)
 	dir := t.TempDir()
-	writeRules(t, filepath.Join(dir, "rules.yaml"), append(objectives(t), withPolicies(t)))
+	brief := objectives(t)[0]
+	brief.Name, brief.Window = "brief", slo.Window{Span: slo.Span{Count: 1, Unit: slo.Hour}}
+	writeRules(t, filepath.Join(dir, "rules.yaml"), append(objectives(t), withPolicies(t), brief))
 	writeRules(t, filepath.Join(dir, "none.yaml"), nil)
 	run(t, dir, tool, "check", "rules", "--lint=all", "--lint-fatal", "rules.yaml", "none.yaml")
 }

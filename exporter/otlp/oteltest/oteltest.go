@@ -66,6 +66,13 @@ type Collector struct {
 // Start runs a Collector until the test ends. It returns when the Collector accepts connections.
 func Start(t testing.TB) *Collector {
 	t.Helper()
+	return StartWith(t, func(addr, output string) string { return fmt.Sprintf(config, addr, output) })
+}
+
+// StartWith is Start with a configuration of the test's own. It receives OTLP by gRPC at addr; what it writes to output by
+// the file exporter is what Requests returns.
+func StartWith(t testing.TB, config func(addr, output string) string) *Collector {
+	t.Helper()
 	binary := find(t)
 	dir := t.TempDir()
 	// Somebody may take the port between the choice of it and the Collector's start; then another is tried.
@@ -74,7 +81,7 @@ func Start(t testing.TB) *Collector {
 			addr: freeAddr(t), output: filepath.Join(dir, "metrics.json"), log: filepath.Join(dir, "otelcol.log"),
 		}
 		c.Endpoint = "http://" + c.addr
-		c.run(t, binary, filepath.Join(dir, "config.yaml"))
+		c.run(t, binary, filepath.Join(dir, "config.yaml"), config(c.addr, c.output))
 		if c.ready() {
 			return c
 		}
@@ -86,9 +93,9 @@ func Start(t testing.TB) *Collector {
 }
 
 // run writes the configuration and starts the process; the test's cleanup stops it.
-func (c *Collector) run(t testing.TB, binary, configFile string) {
+func (c *Collector) run(t testing.TB, binary, configFile, config string) {
 	t.Helper()
-	if err := os.WriteFile(configFile, fmt.Appendf(nil, config, c.addr, c.output), 0o600); err != nil {
+	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(c.log)

@@ -1,5 +1,5 @@
-// Command otelcol is an OpenTelemetry Collector for slid's integration tests: the OTLP receiver, the debug and file
-// exporters, and nothing else. It is a module of its own, so that its dependencies stay out of the agent's.
+// Command otelcol is an OpenTelemetry Collector for slid's integration tests: the OTLP receiver, the debug, file
+// and OTLP/HTTP exporters, and nothing else. It is a module of its own, so that its dependencies stay out of the agent's.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/debugexporter"
+	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
@@ -44,6 +45,7 @@ func factories() (f otelcol.Factories, err error) {
 	if f.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory()); err != nil {
 		return f, err
 	}
-	f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](debugexporter.NewFactory(), fileexporter.NewFactory())
+	f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](
+		debugexporter.NewFactory(), fileexporter.NewFactory(), otlphttpexporter.NewFactory())
 	return f, err
 }
