@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/slid-agent/slid/collector"
+	"github.com/slid-agent/slid/internal/schedule"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -86,7 +87,7 @@ func NewProbes(env collector.Env, version string, list []Options) (collector.Col
 			return nil, fmt.Errorf("probe %s: %w", o.Name, err)
 		}
 		p.registers = families.registersOf(p, env.Metrics.Entity(resourceOf(o, env.Host, hostID), now))
-		p.offset = offsetOf(hostID, o.Name, o.Interval)
+		p.schedule.Offset = schedule.Offset(hostID, o.Name, o.Interval)
 		c.probes = append(c.probes, p)
 	}
 	for _, p := range c.probes {
@@ -163,9 +164,7 @@ type prober struct {
 	Options
 	ask       ask
 	log       *slog.Logger
-	offset    time.Duration // of its attempts from the multiples of the interval
-	own       chan struct{} // a slot for each attempt under way
-	all       chan struct{} // likewise, of all probes
+	schedule  schedule.Schedule
 	registers registers
 
 	mu      sync.Mutex // guards the fields below
@@ -176,7 +175,9 @@ type prober struct {
 }
 
 func newProber(o Options, log *slog.Logger, all chan struct{}) *prober {
-	p := &prober{Options: o, log: log.With("probe", o.Name), all: all, own: make(chan struct{}, overlap(o))}
+	p := &prober{Options: o, log: log.With("probe", o.Name), schedule: schedule.Schedule{
+		Interval: o.Interval, Timeout: o.Timeout, Own: make(chan struct{}, overlap(o)), All: all,
+	}}
 	p.local = p.check() // to know it before the first attempt
 	return p
 }

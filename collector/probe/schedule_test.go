@@ -3,68 +3,26 @@ package probe
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"pgregory.net/rapid"
 
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/schedule"
 )
-
-// TestFirstAfter: the first attempt is within an interval, at the probe's place in it, and has the monotonic clock.
-func TestFirstAfter(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		interval := time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(time.Hour)).Draw(rt, "interval"))
-		offset := time.Duration(rapid.Int64Range(0, int64(interval)-1).Draw(rt, "offset"))
-		now := time.Unix(0, rapid.Int64Range(0, math.MaxInt64/2).Draw(rt, "now"))
-		first := firstAfter(now, interval, offset)
-		if d := first.Sub(now); d <= 0 || d > interval {
-			rt.Errorf("after %v", d)
-		}
-		if got := time.Duration(first.UnixNano()) % interval; got != offset {
-			rt.Errorf("offset %v, want %v", got, offset)
-		}
-	})
-}
-
-// TestWallClockMayJump: what is due is counted by the monotonic clock, which shows in a time's text.
-func TestWallClockMayJump(t *testing.T) {
-	due := firstAfter(time.Now(), time.Second, 0).Add(time.Hour)
-	if !strings.Contains(due.String(), " m=+") {
-		t.Errorf("%v has no reading of the monotonic clock", due)
-	}
-}
-
-// TestHostsSpread: of a thousand hosts with the same probe, each tenth of the interval gets about a tenth.
-func TestHostsSpread(t *testing.T) {
-	var tenths [10]int
-	for i := range 1000 {
-		tenths[offsetOf(fmt.Sprintf("host-%04d", i), "checkout", 10*time.Second)/time.Second]++
-	}
-	for i, n := range tenths {
-		if n < 60 || n > 140 {
-			t.Errorf("tenth %d has %d of 1000", i, n)
-		}
-	}
-	if offsetOf("a", "b", time.Hour) == offsetOf("a", "c", time.Hour) {
-		t.Error("the place must be the probe's own")
-	}
-}
 
 // fake returns a probe that asks by a function and runs in a bubble of its own time.
 func fake(t *testing.T, o Options, all int, f ask) *prober {
 	t.Helper()
 	p := single(t, o)
-	p.all, p.ask = make(chan struct{}, all), f
+	p.schedule.All, p.ask = make(chan struct{}, all), f
 	return p
 }
 
@@ -93,10 +51,10 @@ func TestScheduleIsOpen(t *testing.T) {
 			time.Sleep(3500 * time.Millisecond)
 			return ctx.Err()
 		})
-		p.offset = 250 * time.Millisecond
+		p.schedule.Offset = 250 * time.Millisecond
 		running(t, p, 60*time.Second)
 		for i, s := range starts {
-			if got := time.Duration(s.UnixNano()) % time.Second; got != p.offset || i > 0 && s.Sub(starts[i-1]) != time.Second {
+			if got := time.Duration(s.UnixNano()) % time.Second; got != p.schedule.Offset || i > 0 && s.Sub(starts[i-1]) != time.Second {
 				t.Errorf("attempt %d at %v", i, s)
 			}
 		}
@@ -114,7 +72,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		all  int
 		want missed
-	}{{maxAttempts, missedBusy}, {2, missedCrowded}} {
+	}{{maxAttempts, schedule.Busy}, {2, schedule.Crowded}} {
 		synctest.Test(t, func(t *testing.T) {
 			o := targeting(t, "tcp://127.0.0.1:1")
 			o.Interval, o.Timeout = time.Second, 3*time.Second
@@ -149,13 +107,13 @@ func TestStandstillOfSlid(t *testing.T) {
 		var tasks sync.WaitGroup
 		now := time.Now()
 		for i := range 10 {
-			p.start(t.Context(), now.Add(time.Duration(i-9)*time.Second), &tasks)
+			p.schedule.Start(t.Context(), now.Add(time.Duration(i-9)*time.Second), &tasks, p.attempt, p.miss)
 		}
 		tasks.Wait()
-		if p.tallies.missed[missedLate] != 9 || p.tallies.attempts[success] != 1 {
+		if p.tallies.missed[schedule.Late] != 9 || p.tallies.attempts[success] != 1 {
 			t.Errorf("missed %v, attempts %v", p.tallies.missed, p.tallies.attempts)
 		}
-		p.start(t.Context(), now.Add(-400*time.Millisecond), &tasks)
+		p.schedule.Start(t.Context(), now.Add(-400*time.Millisecond), &tasks, p.attempt, p.miss)
 		tasks.Wait()
 		if got := p.tallies.phases[phaseSchedule].sum; got != 0.4 {
 			t.Errorf("%v s of delay, want 0.4", got)
@@ -165,7 +123,7 @@ func TestStandstillOfSlid(t *testing.T) {
 			return ctx.Err()
 		}
 		p.attempt(t.Context(), time.Now())
-		if p.tallies.missed[missedLate] != 10 || p.tallies.attempts[timeout] != 0 {
+		if p.tallies.missed[schedule.Late] != 10 || p.tallies.attempts[timeout] != 0 {
 			t.Errorf("missed %v, attempts %v", p.tallies.missed, p.tallies.attempts)
 		}
 	})

@@ -6,17 +6,15 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/schedule"
 )
 
-// missed is why an attempt that was due was not made.
-type missed uint8
+// missed is why an attempt that was due was not made: a schedule.Missed, or that slid's host did not allow it.
+type missed = schedule.Missed
 
 const (
-	missedLate    missed = iota // slid itself stood still
-	missedBusy                  // too many of the probe's own attempts were under way
-	missedCrowded               // too many of all probes' were
-	missedLocal                 // slid's host did not allow it
-	missedReasons
+	missedLocal   = schedule.Crowded + 1
+	missedReasons = missedLocal + 1
 )
 
 var missedNames = [missedReasons]string{"late", "busy", "crowded", "local"}

@@ -163,12 +163,39 @@ func (g *Group) Entity(res *resource.Resource, start time.Time) *Entity {
 	return e
 }
 
+// EntityApart adds an entity that is read apart from the rest of the group, such as a server that may not answer while
+// others do: its series carry the time of its own last Collected instead of the group's, and are not exported before the
+// first.
+func (g *Group) EntityApart(res *resource.Resource, start time.Time) *Entity {
+	e := g.Entity(res, start)
+	e.apart = true
+	return e
+}
+
 // An Entity is the owner of series that come and go together.
 type Entity struct {
-	group    *Group
-	resource *resource.Resource
-	start    time.Time
-	series   []series // guarded by registry.mu
+	group     *Group
+	resource  *resource.Resource
+	start     time.Time
+	series    []series     // guarded by registry.mu
+	apart     bool         // it is read apart from its group
+	collected atomic.Int64 // unix ns of its last good reading, if it is read apart; 0 before the first
+}
+
+// Collected marks the series of an entity that is read apart as read at the given time.
+func (e *Entity) Collected(at time.Time) {
+	if e.collected.Swap(at.UnixNano()) == 0 {
+		e.group.registry.version.Add(1)
+	}
+}
+
+// read returns when the series of the entity were read last, in unix ns; 0 before the first time.
+func (e *Entity) read() int64 {
+	group := e.group.collected.Load()
+	if !e.apart || group == 0 {
+		return group
+	}
+	return e.collected.Load()
 }
 
 // Remove takes the entity and its series out of the registry. Registers of it may still be written, in vain.
@@ -215,6 +242,7 @@ type series interface {
 // register is the part that all kinds of registers share.
 type register struct {
 	family *family
+	entity *Entity
 	attrs  attribute.Set
 	start  atomic.Int64 // unix ns
 	seen   atomic.Bool  // a gauge without a value is not exported
@@ -223,11 +251,14 @@ type register struct {
 
 func (r *register) base() *register { return r }
 
-// exported says whether the register has something to export: its group was collected at least once; then sums
+// exported says whether the register has something to export: it was collected at least once; then sums
 // count from zero, and gauges need a first value.
 func (r *register) exported() bool {
-	return r.family.group.collected.Load() != 0 && (r.family.desc.Kind != Gauge || r.seen.Load())
+	return r.entity.read() != 0 && (r.family.desc.Kind != Gauge || r.seen.Load())
 }
+
+// collected returns when the register was read last; it is exported.
+func (r *register) collected() time.Time { return time.Unix(0, r.entity.read()) }
 
 // firstValue makes a gauge visible.
 func (r *register) firstValue() {
@@ -248,7 +279,7 @@ func add[S series](e *Entity, f *family, attrs []attribute.KeyValue, fresh S) S 
 		panic(fmt.Sprintf("metric: %s belongs to group %s, not to %s", f.desc.Name, f.group.name, e.group.name))
 	}
 	reg := fresh.base()
-	reg.family = f
+	reg.family, reg.entity = f, e
 	reg.attrs = attribute.NewSet(attrs...)
 	reg.start.Store(e.start.UnixNano())
 	reg.last = e.start.UnixNano()

@@ -2,6 +2,7 @@ package metric
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/big"
 	"testing"
@@ -372,4 +373,43 @@ func BenchmarkSnapshot1000(b *testing.B) {
 	for b.Loop() {
 		s.Take(tick)
 	}
+}
+
+// TestEntityApart: what is read apart from its group has a time of its own, and is nothing before it was read.
+func TestEntityApart(t *testing.T) {
+	r := NewRegistry(instrumentation.Scope{})
+	g := r.Group("scrape", ClassService, 10)
+	events := g.Int(Desc{Name: "events", Kind: Counter})
+	start := time.Unix(1e9, 0)
+	rest, apart := g.Entity(shop(), start), g.EntityApart(shop(), start)
+	events.With(rest, attribute.String("of", "rest")).Add(1)
+	events.With(apart, attribute.String("of", "apart")).Add(2)
+	s := r.NewSnapshot()
+	times := func(now time.Time) map[int64]time.Time {
+		s.Take(now)
+		got := map[int64]time.Time{}
+		for _, rm := range s.Resources {
+			for _, p := range rm.ScopeMetrics[0].Metrics[0].Data.(metricdata.Sum[int64]).DataPoints {
+				got[p.Value] = p.Time.UTC()
+			}
+		}
+		return got
+	}
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second).UTC() }
+	check := func(want map[int64]time.Time) {
+		t.Helper()
+		if got := times(at(9)); !maps.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	apart.Collected(at(1))
+	check(map[int64]time.Time{}) // the group declares; it was never collected
+	g.Collected(at(2))
+	check(map[int64]time.Time{1: at(2), 2: at(1)})
+	g.Collected(at(3))
+	check(map[int64]time.Time{1: at(3), 2: at(1)})
+	apart.Collected(at(4))
+	check(map[int64]time.Time{1: at(3), 2: at(4)})
+	events.With(g.EntityApart(shop(), start), attribute.String("of", "nobody")).Add(3)
+	check(map[int64]time.Time{1: at(3), 2: at(4)})
 }

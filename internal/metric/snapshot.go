@@ -88,7 +88,7 @@ func takeNumbers[N int64 | float64, S series](c *column[N, S], value func(S) N) 
 	for i, r := range c.registers {
 		p, base := &c.points[i], r.base()
 		p.StartTime = time.Unix(0, base.start.Load())
-		p.Time = base.family.group.LastCollected()
+		p.Time = base.collected()
 		p.Value = value(r)
 	}
 }
@@ -97,7 +97,7 @@ func (c *histColumn) take() {
 	for i, h := range c.registers {
 		p := &c.points[i]
 		p.StartTime = time.Unix(0, h.start.Load())
-		p.Time = h.family.group.LastCollected()
+		p.Time = h.collected()
 		b := &p.PositiveBucket
 		b.Counts, b.Offset, p.Count, p.ZeroCount, p.Sum = h.copyInto(b.Counts)
 	}
