@@ -18,9 +18,9 @@ func MethodNames() []string { return []string{"Occurrences", "Timeslices", "Rati
 // String returns the method's name in OpenSLO.
 func (m Method) String() string { return MethodNames()[m] }
 
-// A Selection says which requests an indicator is about.
+// A Selection says what an indicator is about: a service, and of traffic which of its requests.
 type Selection struct {
-	Service string    // the service.name of those that serve them
+	Service string    // the service.name of its metrics
 	Route   string    // the start of their paths; empty: all
 	Methods MethodSet // AllMethods, or some
 }
@@ -35,11 +35,16 @@ func (s Selection) Condition() Condition {
 	return Condition{[]Clause{c}}
 }
 
-// An Indicator says which events count and which of them are good (an SLI).
+// An Indicator says which events count and which of them are good (an SLI). At most one of Scrape, Unit and Resource is set
+// and says it all; without, the events are requests that the kernel counts, and Good and Exclude say it.
 type Indicator struct {
-	Name   string // the sli.name of its counters
-	Select Selection
-	Good   Condition
+	Name     string // the sli.name of its counters
+	Select   Selection
+	Scrape   *Scrape
+	Unit     *Running
+	Resource *Resource
+
+	Good Condition
 	// Exclude are events that do not count, such as those of a prober. They are counted as excluded, so that nobody can
 	// make a budget look better unseen. Empty: none.
 	Exclude Condition
@@ -48,6 +53,14 @@ type Indicator struct {
 // NarrowingFault says why the good condition does not tell good events from bad ones, and what to do about it; nothing
 // if it does.
 func (i Indicator) NarrowingFault() (what, remedy string) {
+	switch i.Source() {
+	case ScrapeSource:
+		return i.Scrape.fault()
+	case UnitSource:
+		return "", ""
+	case ResourceSource:
+		return i.Resource.Bound.Fault()
+	}
 	total := i.Select.Condition()
 	if !i.Exclude.Empty() {
 		total = total.And(i.Exclude.Not())
@@ -64,7 +77,7 @@ func (i Indicator) NarrowingFault() (what, remedy string) {
 	return "", ""
 }
 
-// KernelFault says why the good condition is refused; nothing if it is not. An objective has one set of statuses, one of
+// KernelFault says why the good condition on requests is refused; nothing if it is not. An objective has one set of statuses, one of
 // methods, one of routes and one threshold, so that a page at night can name the threshold that was missed.
 func (i Indicator) KernelFault() (what, remedy string) {
 	switch {

@@ -74,16 +74,16 @@ func (s Scrape) fault() (what, remedy string) {
 	return "", ""
 }
 
-// A Unit is a systemd unit, a container or a program: it is good at a tick if it runs. Every field that is set must agree;
+// Running is a systemd unit, a container or a program that shall run: a tick is good if it does. Every field that is set must agree;
 // at least one is.
-type Unit struct {
+type Running struct {
 	Unit      string // its systemd unit, e.g. nginx.service
 	Container string // the id or the start of the id of its container
 	Command   string // its program's name as in /proc/PID/comm
 }
 
 // String says which unit it is, in words.
-func (u Unit) String() string {
+func (u Running) String() string {
 	var parts []string
 	for _, p := range [...]struct{ name, value string }{{"unit", u.Unit}, {"container", u.Container}, {"command", u.Command}} {
 		if p.value != "" {
@@ -155,21 +155,16 @@ type Bound struct {
 
 // Holds tells whether a share is as it should be.
 func (b Bound) Holds(share float64) bool {
-	switch b.Op {
-	case LT:
-		return share < b.Limit
-	case LTE:
-		return share <= b.Limit
-	case GT:
-		return share > b.Limit
-	default:
-		return share >= b.Limit
-	}
+	return b.Op.holds(share, b.Limit)
 }
 
-// String writes the bound as it is read, e.g. <= 90%.
+// String writes the bound so that it is read as the same, e.g. <= 90%.
 func (b Bound) String() string {
-	return b.Op.Symbol() + " " + strconv.FormatFloat(100*b.Limit, 'g', 12, 64) + "%"
+	percent := strconv.FormatFloat(100*b.Limit, 'g', 12, 64)
+	if again, err := strconv.ParseFloat(percent+"e-2", 64); err == nil && again == b.Limit {
+		return b.Op.Symbol() + " " + percent + "%"
+	}
+	return b.Op.Symbol() + " " + strconv.FormatFloat(b.Limit, 'g', -1, 64)
 }
 
 // ParseBound reads a bound: <, <=, > or >= and a share such as 90% or 0.9. It says what is wrong with the text and what to

@@ -76,6 +76,14 @@ func (t *Tracker) fingerprint() uint64 {
 	for _, m := range o.Members {
 		i := m.Indicator
 		fmt.Fprintln(h, i.Select.Service, i.Select.Route, i.Select.Methods, i.Good, i.Exclude)
+		switch i.Source() {
+		case ScrapeSource:
+			fmt.Fprintln(h, i.Scrape)
+		case UnitSource:
+			fmt.Fprintln(h, i.Unit)
+		case ResourceSource:
+			fmt.Fprintln(h, i.Resource)
+		}
 	}
 	return h.Sum64()
 }
