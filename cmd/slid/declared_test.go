@@ -57,7 +57,12 @@ func declarations(t *testing.T) []declaration {
 	optional.Host.PerCPU = true
 	optional.SLOs = []slo.Objective{{
 		Name: "x", Target: 0.9, Window: slo.Window{Span: slo.Span{Count: 7, Unit: slo.Day}},
-		Members: []slo.Member{{Target: 0.9, Weight: 1}},
+		Members: []slo.Member{
+			{Target: 0.9, Weight: 1},
+			{Indicator: slo.Indicator{Name: "scrape", Scrape: &slo.Scrape{URL: "http://127.0.0.1:1/metrics"}}},
+			{Indicator: slo.Indicator{Name: "unit", Unit: &slo.Running{Command: "init"}}},
+			{Indicator: slo.Indicator{Name: "resource", Resource: &slo.Resource{Figure: slo.Memory}}},
+		},
 	}}
 	list := make([]declaration, len(collectors(latency.Deps{}, optional)))
 	for _, c := range []config.Config{config.Default(), optional} {

@@ -9,8 +9,12 @@ import (
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/collector/probe"
+	"github.com/slid-agent/slid/collector/resource"
+	"github.com/slid-agent/slid/collector/scrape"
 	"github.com/slid-agent/slid/collector/service"
+	"github.com/slid-agent/slid/collector/unit"
 	"github.com/slid-agent/slid/internal/config"
+	"github.com/slid-agent/slid/internal/slo"
 )
 
 // A configError is a configuration that cannot be used. Its text is one line per problem, each with file and line.
@@ -93,10 +97,19 @@ func switchedOff(c config.Config, f collector.Factory) string {
 		return "switched off by " + area + ".disabled in the configuration"
 	case f.Name == probe.Name && len(c.Probes) == 0:
 		return "off by default: name servers to ask by probes in the configuration"
+	case sourceOf(f) != "" && len(indicators(c, sourceOf(f))) == 0:
+		return "off by default: an objective in the configuration can have the source " + sourceOf(f)
 	case f.OptIn && !slices.Contains(c.Latency.Enabled, name):
 		return "opt-in: latency.enabled in the configuration switches it on"
 	}
 	return ""
+}
+
+// sourceOf returns the source of objectives' events that a collector is, or nothing.
+func sourceOf(f collector.Factory) string {
+	return map[string]string{
+		scrape.Name: slo.ScrapeSource, unit.Name: slo.UnitSource, resource.Name: slo.ResourceSource,
+	}[f.Name]
 }
 
 // overrides returns the names that the configuration gives to services.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/cilium/ebpf"
 
 	"github.com/slid-agent/slid/bpf/gen"
@@ -9,14 +11,18 @@ import (
 	"github.com/slid-agent/slid/collector/host"
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/collector/probe"
+	"github.com/slid-agent/slid/collector/resource"
+	"github.com/slid-agent/slid/collector/scrape"
 	"github.com/slid-agent/slid/collector/service"
+	"github.com/slid-agent/slid/collector/unit"
 	"github.com/slid-agent/slid/exporter/text"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/metric"
+	"github.com/slid-agent/slid/internal/slo"
 )
 
 // collectors returns the list of all collectors, one line each. They are opened in this order. Budgets are generous
-// multiples of what a large host needs; what goes over one is counted in slid.series.dropped.
+// multiples of what a large host needs; what goes over one is counted in slid.series.dropped. The last one counts the programs of all others.
 func collectors(d latency.Deps, c config.Config) []collector.Factory {
 	processors := host.CPUOptions{PerCPU: c.Host.PerCPU}
 	return []collector.Factory{
@@ -60,8 +66,10 @@ func collectors(d latency.Deps, c config.Config) []collector.Factory {
 		{Name: latency.FSOpsName, Class: metric.ClassLatency, Budget: 100, OptIn: true, New: d.NewFSOps},
 		{Name: "service/traffic", Class: metric.ClassService, Budget: 20000, New: traffic(d, c)},
 		{Name: probe.Name, Class: metric.ClassService, Budget: 8000, New: probes(probeOptions(c))},
+		{Name: scrape.Name, Class: metric.ClassService, Budget: indicatorSeries(c, slo.ScrapeSource), New: scrapes(c)},
+		{Name: unit.Name, Class: metric.ClassService, Budget: indicatorSeries(c, slo.UnitSource), New: units(c)},
+		{Name: resource.Name, Class: metric.ClassService, Budget: indicatorSeries(c, slo.ResourceSource), Lane: collector.Derived, New: resources(c)},
 		{Name: budget.Name, Class: metric.ClassSLO, Budget: objectiveSeries(c), Lane: collector.Derived, New: budgets(c)},
-		// Last, so that it counts the programs of all others.
 		{Name: latency.CostName, Class: metric.ClassAgent, Budget: 300, New: d.NewCost},
 	}
 }
@@ -96,6 +104,46 @@ func traffic(d latency.Deps, c config.Config) constructor {
 func probes(list []probe.Options) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
 		return probe.NewProbes(env, version, list)
+	}
+}
+
+// indicators returns the indicators of a configuration that a source counts, each once: several objectives may be about one.
+func indicators(c config.Config, source string) (list []slo.Indicator) {
+	for _, o := range c.SLOs {
+		for _, m := range o.Members {
+			known := slices.ContainsFunc(list, func(i slo.Indicator) bool { return i.Name == m.Indicator.Name })
+			if m.Indicator.Source() == source && !known {
+				list = append(list, m.Indicator)
+			}
+		}
+	}
+	return list
+}
+
+// indicatorSeries is how many series the indicators of a source have.
+func indicatorSeries(c config.Config, source string) int {
+	each := map[string]int{
+		slo.ScrapeSource: scrape.SeriesPerIndicator, slo.UnitSource: unit.SeriesPerIndicator,
+		slo.ResourceSource: resource.SeriesPerIndicator,
+	}
+	return each[source] * len(indicators(c, source))
+}
+
+func scrapes(c config.Config) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return scrape.New(env, version, c.Interval, indicators(c, slo.ScrapeSource))
+	}
+}
+
+func units(c config.Config) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return unit.New(env, indicators(c, slo.UnitSource))
+	}
+}
+
+func resources(c config.Config) constructor {
+	return func(env collector.Env) (collector.Collector, error) {
+		return resource.New(env, indicators(c, slo.ResourceSource))
 	}
 }
 

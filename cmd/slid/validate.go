@@ -123,11 +123,7 @@ func describeObjective(b *strings.Builder, o slo.Objective) {
 	}
 	fmt.Fprintf(b, "  %s: %s promises %.6g %%%s over %s\n", o.Name, o.Service, 100*o.Target, how, o.Window)
 	for _, m := range o.Members {
-		i := m.Indicator
-		fmt.Fprintf(b, "    good  %s\n    of    %s\n", i.Good, selected(i.Select))
-		if !i.Exclude.Empty() {
-			fmt.Fprintf(b, "    not   %s\n", i.Exclude)
-		}
+		describeIndicator(b, m.Indicator)
 	}
 	alerts := o.Alerts
 	if len(alerts) == 0 {
@@ -139,6 +135,27 @@ func describeObjective(b *strings.Builder, o slo.Objective) {
 	for _, a := range alerts {
 		fmt.Fprintf(b, "    alert %s: %s if it burns %s %.4g in %s and in %s%s\n", a.Name, a.Severity, a.Op.Symbol(),
 			a.Threshold, slo.Shorthand(a.Long), slo.Shorthand(a.Short), detection(a, o.Target))
+	}
+}
+
+// describeIndicator says which events are good, and of which.
+func describeIndicator(b *strings.Builder, i slo.Indicator) {
+	word, good, of := "good", i.Good.String(), selected(i.Select)
+	switch i.Source() {
+	case slo.ScrapeSource:
+		part, bad := i.Scrape.Part()
+		if bad {
+			word = "bad "
+		}
+		good, of = part.String(), fmt.Sprintf("%s, shown at %s", i.Scrape.Total, i.Scrape.URL)
+	case slo.UnitSource:
+		good, of = i.Unit.String()+" runs", "ticks"
+	case slo.ResourceSource:
+		good, of = i.Resource.String(), "readings"
+	}
+	fmt.Fprintf(b, "    %s  %s\n    of    %s\n", word, good, of)
+	if !i.Exclude.Empty() {
+		fmt.Fprintf(b, "    not   %s\n", i.Exclude)
 	}
 }
 

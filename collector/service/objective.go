@@ -37,9 +37,12 @@ type promises struct {
 }
 
 // Add adds the indicators of an objective. It says what is wrong with it and what to do about it if the kernel cannot count
-// it besides those that were added before; nothing if it can.
+// it besides those that were added before; nothing if it can. Indicators that are not about traffic are passed over.
 func (o *Objectives) Add(objective slo.Objective) (what, remedy string) {
 	for _, m := range objective.Members {
+		if m.Indicator.Source() != slo.TrafficSource {
+			continue // others count it
+		}
 		if what, remedy = o.add(m.Indicator); what != "" {
 			return what, remedy
 		}

@@ -58,31 +58,99 @@ func (d *decoder) slos(v value, c *Config) {
 func (d *decoder) slo(v value) (o slo.Objective, sound bool) {
 	before := len(d.problems)
 	i := slo.Indicator{Select: slo.Selection{Methods: slo.AllMethods}}
-	var good value
+	at := make(map[string]value) // the keys whose meaning depends on the source
+	keep := func(key string) func(value) { return func(v value) { at[key] = v } }
 	seen := d.mapping(v, []field{
 		{"name", "checkout-fast", func(v value) { d.name(v, &o.Name) }},
 		{"service", "checkout", func(v value) { o.Service, _ = d.text(v) }},
-		{"route", "/pay/", func(v value) { d.route(v, &i.Select.Route) }},
-		{"methods", "[GET, HEAD]", func(v value) { d.methods(v, &i.Select.Methods) }},
-		{"good", `"status < 500 && duration <= 300ms"`, func(v value) { good = v; d.condition(v, &i.Good) }},
+		{"scrape", "{url: http://127.0.0.1:9090/metrics, good: up_total, total: all_total}", keep("scrape")},
+		{"unit", "checkout.service", keep("unit")},
+		{"resource", "{figure: memory}", keep("resource")},
+		{"route", "/pay/", keep("route")},
+		{"methods", "[GET, HEAD]", keep("methods")},
+		{"good", goodExample, keep("good")},
 		{"target", "99.9%", func(v value) { d.percentage(v, &o.Target) }},
 		{"window", "28d", func(v value) { d.window(v, &o.Window.Span) }},
 	})
+	if seen != nil {
+		d.sourceOf(v, at, &i)
+	}
 	for _, f := range []struct{ key, example string }{
 		{"name", "checkout-fast"},
 		{"service", "checkout"},
-		{"good", `"status < 500 && duration <= 300ms"`},
+		{"good", goodExample},
 		{"target", "99.9%"},
 		{"window", "28d"},
 	} {
-		d.require(v, seen, f.key, "add e.g. "+f.key+": "+f.example)
+		if f.key != "good" || i.Source() == slo.TrafficSource {
+			d.require(v, seen, f.key, "add e.g. "+f.key+": "+f.example)
+		}
 	}
 	if seen == nil || len(d.problems) > before {
 		return o, false
 	}
 	i.Name, i.Select.Service = o.Name, o.Service
 	o.Members = []slo.Member{{Indicator: i, Target: o.Target, Weight: 1}}
-	return o, d.measurable(good, i)
+	place, said := at["good"]
+	if !said {
+		place = v
+	}
+	return o, d.measurable(place, i)
+}
+
+// goodExample is a good condition on requests.
+const goodExample = `"status < 500 && duration <= 300ms"`
+
+// sourceOf decodes the keys that say what is counted: of requests, or of another source.
+func (d *decoder) sourceOf(v value, at map[string]value, i *slo.Indicator) {
+	var sources []string
+	for _, key := range []string{"scrape", "unit", "resource"} {
+		if _, ok := at[key]; ok {
+			sources = append(sources, key)
+		}
+	}
+	if len(sources) > 1 {
+		d.wrong(v, "has both "+sources[0]+" and "+sources[1], "write another objective for one of them")
+	}
+	means := map[string]func(value){
+		"route":   func(v value) { d.route(v, &i.Select.Route) },
+		"methods": func(v value) { d.methods(v, &i.Select.Methods) },
+		"good":    func(v value) { d.condition(v, &i.Good) },
+	}
+	if len(sources) > 0 {
+		means = map[string]func(value){}
+	}
+	for _, source := range sources {
+		switch source {
+		case "scrape":
+			i.Scrape = &slo.Scrape{}
+			means[source] = func(v value) { d.scrape(v, i.Scrape) }
+		case "unit":
+			i.Unit = &slo.Running{}
+			means[source] = func(v value) { d.running(v, i.Unit) }
+		case "resource":
+			i.Resource = &slo.Resource{}
+			means[source] = func(v value) { d.resource(v, i.Resource) }
+			means["good"] = func(v value) { d.bound(v, &i.Resource.Bound) }
+			if _, ok := at["good"]; !ok {
+				d.wrong(v, "good is missing", `add e.g. good: "<= 90%"`)
+			}
+		}
+	}
+	for _, key := range []string{"scrape", "unit", "resource", "route", "methods", "good"} {
+		switch place, ok := at[key]; {
+		case !ok:
+		case means[key] == nil && key == "good":
+			d.wrong(place, "means nothing with "+sources[0]+", which says by itself what is good", "remove it")
+		case means[key] == nil:
+			d.wrong(place, "means nothing with "+sources[0]+": it is about requests", "remove it")
+		default:
+			if key == "good" && i.Resource != nil {
+				place.example = `good: "<= 90%"`
+			}
+			means[key](place)
+		}
+	}
 }
 
 // measurable tells whether an indicator can be counted and says something, and notes at v if not.

@@ -170,7 +170,7 @@ func (b *builder) member(
 	obj.Slice, obj.SliceTarget = spec.slice, spec.sliceTarget
 	switch {
 	case threshold != nil:
-		if !d.thresholdObjective(spec, obj, &i, threshold.percentile) {
+		if !d.thresholdObjective(spec, obj, &i, threshold) {
 			return m, "", false
 		}
 	case spec.seen["op"] || spec.seen["value"]:
@@ -190,25 +190,47 @@ func (b *builder) member(
 // difference says in what two indicators of one name differ.
 func difference(a, b slo.Indicator) string {
 	switch {
-	case !reflect.DeepEqual(a.Select, b.Select):
-		return describeSelection(a.Select) + " there, " + describeSelection(b.Select) + " here"
-	case a.Good.String() != b.Good.String():
-		return "good is " + a.Good.String() + " there, " + b.Good.String() + " here"
+	case a.Source() != b.Source():
+		return "its source is " + a.Source() + " there, " + b.Source() + " here"
+	case describeSelection(a) != describeSelection(b):
+		return describeSelection(a) + " there, " + describeSelection(b) + " here"
+	case describeGood(a) != describeGood(b):
+		return "good is " + describeGood(a) + " there, " + describeGood(b) + " here"
 	}
 	return "they exclude other requests"
 }
 
+// describeGood says what is good, in the words of the source.
+func describeGood(i slo.Indicator) string {
+	switch i.Source() {
+	case slo.ScrapeSource:
+		return i.Scrape.String()
+	case slo.ResourceSource:
+		return i.Resource.Bound.String()
+	}
+	return i.Good.String()
+}
+
 // thresholdObjective makes a ratio of a threshold metric. "The 99th percentile of a slice is at most 300 ms" means the
-// same as "at least 99 % of a slice's requests take at most 300 ms", and that is counted exactly.
-func (d *decoder) thresholdObjective(spec objectiveSpec, obj *slo.Objective, i *slo.Indicator, percentile float64) bool {
+// same as "at least 99 % of a slice's requests take at most 300 ms", and that is counted exactly. A figure is compared at each
+// tick, and timeSliceTarget says how many of a slice's ticks must be good.
+func (d *decoder) thresholdObjective(spec objectiveSpec, obj *slo.Objective, i *slo.Indicator, threshold *ownSpec) bool {
+	isPercentile := threshold.source == slo.TrafficSource
+	name, example := "a percentile", "op: lte and value: 0.3 (seconds)"
+	if !isPercentile {
+		name, example = "a figure", "op: lte and value: 0.9 (a share)"
+	}
 	switch {
 	case obj.Method != slo.Timeslices:
-		d.wrong(spec.at, "a percentile is one number for each slice, so "+obj.Method.String()+" has nothing to count",
+		d.wrong(spec.at, name+" is one number for each slice, so "+obj.Method.String()+" has nothing to count",
 			"use budgetingMethod: Timeslices")
 		return false
 	case !spec.seen["op"] || !spec.seen["value"]:
-		d.wrong(spec.at, "op or value is missing, with which the metric is compared", "add e.g. op: lte and value: 0.3 (seconds)")
+		d.wrong(spec.at, "op or value is missing, with which the metric is compared", "add e.g. "+example)
 		return false
+	case !isPercentile:
+		i.Resource.Bound = slo.Bound{Op: spec.op, Limit: spec.value}
+		return d.measurable(spec.at, *i)
 	case spec.op == slo.GT || spec.op == slo.GTE:
 		d.wrong(spec.at, "a service would have to be slow to be good", "use lte or lt")
 		return false
@@ -221,7 +243,7 @@ func (d *decoder) thresholdObjective(spec objectiveSpec, obj *slo.Objective, i *
 	if spec.op == slo.LT {
 		good.Clauses[0].UpTo--
 	}
-	i.Good, obj.SliceTarget = good, percentile
+	i.Good, obj.SliceTarget = good, threshold.percentile
 	return d.measurable(spec.at, *i)
 }
 
@@ -260,7 +282,8 @@ func (b *builder) indicator(o *object, service string) (i slo.Indicator, thresho
 		return i, nil, "", false
 	case s.threshold != nil:
 		spec, sound := o.d.ownSpec(s.threshold, "threshold", service)
-		i.Select, i.Exclude = spec.selection, spec.exclude
+		i = spec.indicator
+		i.Name, i.Exclude = o.name, spec.exclude
 		return i, &spec, "", sound
 	}
 	ok = b.ratio(o, service, &i)
@@ -278,16 +301,34 @@ func (b *builder) ratio(o *object, service string, i *slo.Indicator) bool {
 	if !sound || !alsoSound {
 		return false
 	}
-	if p.selection != total.selection {
-		o.d.wrong(part.spec, fmt.Sprintf("%s events are not among the total: %s, and the total has %s", role,
-			describeSelection(p.selection), describeSelection(total.selection)), "write the same select in both")
+	if p.source != total.source {
+		o.d.wrong(part.spec, fmt.Sprintf("%s events are not among the total: they are of %s, and the total is of %s", role,
+			p.source, total.source), "take both from the same source")
 		return false
 	}
-	i.Select, i.Good, i.Exclude = total.selection, p.where, total.exclude
-	if role == "bad" {
-		i.Good = p.where.Not()
+	if describeSelection(p.indicator) != describeSelection(total.indicator) {
+		o.d.wrong(part.spec, fmt.Sprintf("%s events are not among the total: %s, and the total has %s", role,
+			describeSelection(p.indicator), describeSelection(total.indicator)), "write the same select in both")
+		return false
 	}
-	return o.d.measurable(p.whereAt, *i)
+	*i = total.indicator
+	i.Name = o.name
+	switch bad := role == "bad"; {
+	case i.Scrape != nil && bad:
+		i.Scrape.Bad, i.Scrape.Total = p.metric, total.metric
+	case i.Scrape != nil:
+		i.Scrape.Good, i.Scrape.Total = p.metric, total.metric
+	case i.Resource != nil && bad:
+		i.Resource.Bound = p.bound.Not()
+	case i.Resource != nil:
+		i.Resource.Bound = p.bound
+	case i.Unit != nil:
+	case bad:
+		i.Good, i.Exclude = p.where.Not(), total.exclude
+	default:
+		i.Good, i.Exclude = p.where, total.exclude
+	}
+	return o.d.measurable(p.at(), *i)
 }
 
 // typeOf returns the type of a source, or nothing, noted, if its DataSource does not exist.

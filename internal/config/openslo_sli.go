@@ -108,58 +108,132 @@ const ownType = "slid"
 
 func own(typ string) bool { return strings.EqualFold(typ, ownType) }
 
-// ownSpec is the spec of a source of our own.
+// ownSpec is the spec of a source of our own: what it selects stands in the indicator.
 type ownSpec struct {
-	selection  slo.Selection
+	source     string
+	indicator  slo.Indicator
+	metric     slo.Selector // of a scrape
+	metricAt   value
 	where      slo.Condition
-	whereAt    value // node nil: there is none
+	bound      slo.Bound // of a resource
+	whereAt    value     // node nil: there is none
 	exclude    slo.Condition
 	percentile float64 // of a threshold metric, 0 to 1
 }
 
-// ownSpec decodes the spec of a source of our own. Which keys it may have depends on the role of the metric: "good",
-// "bad", "total" or "threshold".
+// at returns the place that says what is good or bad.
+func (s ownSpec) at() value {
+	if s.metricAt.node != nil {
+		return s.metricAt
+	}
+	return s.whereAt
+}
+
+// ownSpec decodes the spec of a source of our own. Which keys it may have depends on the source and on the role of the metric:
+// "good", "bad", "total" or "threshold".
 func (d *decoder) ownSpec(m *metricSource, role, service string) (s ownSpec, sound bool) {
 	before := len(d.problems)
-	s.selection = slo.Selection{Service: service, Methods: slo.AllMethods}
-	fields := []field{
-		{"source", "traffic", func(v value) { d.oneOf(v, "traffic") }},
-		{"select", "{service: checkout, route: /pay/}", func(v value) { d.selection(v, &s.selection) }},
+	s.indicator.Select = slo.Selection{Service: service, Methods: slo.AllMethods}
+	s.source = slo.TrafficSource
+	if n := child(m.spec.node, "source"); n != nil && slices.Contains(slo.Sources(), n.Value) {
+		s.source = n.Value
 	}
-	switch role {
-	case "good", "bad":
-		fields = append(fields, field{"where", `"status < 500 && duration <= 300ms"`, func(v value) {
-			s.whereAt = v
-			d.condition(v, &s.where)
-		}})
-	case "threshold":
-		fields = append(fields, field{"percentile", "99", func(v value) { d.percentile(v, &s.percentile) }})
-		fallthrough
-	case "total":
-		fields = append(fields, field{"exclude", `"status == 404"`, func(v value) { d.condition(v, &s.exclude) }})
-	}
+	fields := slices.Concat([]field{
+		{"source", "traffic", func(v value) { d.oneOf(v, slo.Sources()...) }},
+		{"select", "{service: checkout, route: /pay/}", func(v value) { d.selection(v, &s) }},
+	}, d.roleFields(&s, role))
 	seen := d.mapping(m.spec, fields)
 	d.require(m.spec, seen, "source", "add source: traffic")
-	switch {
-	case role == "threshold":
-		d.require(m.spec, seen, "percentile", "add e.g. percentile: 99")
-	case role != "total" && seen != nil && !seen["where"]:
-		d.wrong(m.spec, role+" has no where: it does not narrow its total",
-			`add e.g. where: "status < 500 && duration <= 300ms"`)
+	if seen != nil {
+		d.checkRole(m.spec, seen, s, role)
 	}
 	return s, seen != nil && len(d.problems) == before
 }
 
-func (d *decoder) selection(v value, s *slo.Selection) {
-	d.mapping(v, []field{
-		{"service", "checkout", func(v value) {
-			if name, ok := d.text(v); ok {
-				s.Service = name
-			}
-		}},
-		{"route", "/pay/", func(v value) { d.route(v, &s.Route) }},
-		{"methods", "[GET, HEAD]", func(v value) { d.methods(v, &s.Methods) }},
-	})
+// roleFields returns the keys that a metric has by its source and its role.
+func (d *decoder) roleFields(s *ownSpec, role string) []field {
+	part := role == "good" || role == "bad"
+	where := func(example string, decode func(value)) []field {
+		if !part {
+			return nil
+		}
+		return []field{{"where", example, func(v value) { s.whereAt = v; decode(v) }}}
+	}
+	switch s.source {
+	case slo.ScrapeSource:
+		return []field{{"metric", selectorExample, func(v value) { s.metricAt = v; d.selector(v, &s.metric) }}}
+	case slo.UnitSource:
+		word := map[string]string{"good": "active", "bad": "inactive"}[role]
+		return where(word, func(v value) { d.oneOf(v, word) })
+	case slo.ResourceSource:
+		return where(`"<= 90%"`, func(v value) { d.bound(v, &s.bound) })
+	}
+	if part {
+		return where(goodExample, func(v value) { d.condition(v, &s.where) })
+	}
+	fields := []field{{"exclude", `"status == 404"`, func(v value) { d.condition(v, &s.exclude) }}}
+	if role == "threshold" {
+		fields = append(fields, field{"percentile", "99", func(v value) { d.percentile(v, &s.percentile) }})
+	}
+	return fields
+}
+
+// checkRole checks that a metric has what its source and its role need.
+func (d *decoder) checkRole(v value, seen map[string]bool, s ownSpec, role string) {
+	if s.source != slo.TrafficSource {
+		d.require(v, seen, "select", "add "+map[string]string{
+			slo.ScrapeSource: "select: {url: " + addressExample + "}", slo.UnitSource: "select: {unit: checkout.service}",
+			slo.ResourceSource: "select: {figure: memory}",
+		}[s.source])
+	}
+	example := map[string]string{
+		slo.TrafficSource: goodExample, slo.UnitSource: "active", slo.ResourceSource: `"<= 90%"`,
+	}[s.source]
+	if role == "bad" && s.source == slo.UnitSource {
+		example = "inactive"
+	}
+	switch {
+	case role == "threshold" && s.source == slo.TrafficSource:
+		d.require(v, seen, "percentile", "add e.g. percentile: 99")
+	case role == "threshold" && s.source != slo.ResourceSource:
+		d.wrong(v, "the source "+s.source+" has no figure that could be compared", "use a ratioMetric, or source: resource")
+	case s.source == slo.ScrapeSource:
+		d.require(v, seen, "metric", "add e.g. metric: "+selectorExample)
+	case (role == "good" || role == "bad") && !seen["where"]:
+		d.wrong(v, role+" has no where: it does not narrow its total", "add e.g. where: "+example)
+	}
+}
+
+// selection decodes what a source selects.
+func (d *decoder) selection(v value, s *ownSpec) {
+	i := &s.indicator
+	service := field{"service", "checkout", func(v value) {
+		if name, ok := d.text(v); ok {
+			i.Select.Service = name
+		}
+	}}
+	switch s.source {
+	case slo.ScrapeSource:
+		i.Scrape = &slo.Scrape{}
+		seen := d.mapping(v, []field{service, {"url", addressExample, func(v value) { d.address(v, &i.Scrape.URL) }}})
+		d.require(v, seen, "url", "add e.g. url: "+addressExample)
+	case slo.UnitSource:
+		i.Unit = &slo.Running{}
+		d.mapping(v, append(runningFields(d, i.Unit), service))
+		if *i.Unit == (slo.Running{}) {
+			d.wrong(v, "selects nothing", "set unit, container or command")
+		}
+	case slo.ResourceSource:
+		i.Resource = &slo.Resource{}
+		seen := d.mapping(v, append(resourceFields(d, i.Resource), service))
+		d.checkResource(v, seen, i.Resource)
+	default:
+		d.mapping(v, []field{
+			service,
+			{"route", "/pay/", func(v value) { d.route(v, &i.Select.Route) }},
+			{"methods", "[GET, HEAD]", func(v value) { d.methods(v, &i.Select.Methods) }},
+		})
+	}
 }
 
 func (d *decoder) percentile(v value, into *float64) {
@@ -191,9 +265,20 @@ func (d *decoder) number(v value) (float64, bool) {
 	return f, true
 }
 
-// describeSelection says in words which requests are selected.
-func describeSelection(s slo.Selection) string {
+// describeSelection says in words what an indicator is about.
+func describeSelection(i slo.Indicator) string {
+	s := i.Select
 	text := fmt.Sprintf("service %s", show(s.Service))
+	switch i.Source() {
+	case slo.ScrapeSource:
+		return text + ", metrics of " + show(i.Scrape.URL)
+	case slo.UnitSource:
+		return text + ", " + show(i.Unit.String())
+	case slo.ResourceSource:
+		what := *i.Resource
+		what.Bound = slo.Bound{Op: slo.LTE}
+		return text + ", " + show(strings.TrimSuffix(what.String(), what.Bound.String()))
+	}
 	if s.Route != "" {
 		text += ", route " + show(s.Route)
 	}

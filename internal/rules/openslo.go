@@ -48,9 +48,10 @@ type (
 		RatioMetric ratioMetric `yaml:"ratioMetric"`
 	}
 	ratioMetric struct {
-		Counter bool `yaml:"counter"`
-		Good    leaf `yaml:"good"`
-		Total   leaf `yaml:"total"`
+		Counter bool  `yaml:"counter"`
+		Good    *leaf `yaml:"good,omitempty"`
+		Bad     *leaf `yaml:"bad,omitempty"`
+		Total   leaf  `yaml:"total"`
 	}
 	leaf struct {
 		MetricSource metricSource `yaml:"metricSource"`
@@ -62,13 +63,20 @@ type (
 	ownSpec struct {
 		Source  string    `yaml:"source"`
 		Select  selection `yaml:"select"`
+		Metric  string    `yaml:"metric,omitempty"`
 		Where   string    `yaml:"where,omitempty"`
 		Exclude string    `yaml:"exclude,omitempty"`
 	}
 	selection struct {
-		Service string   `yaml:"service"`
-		Route   string   `yaml:"route,omitempty"`
-		Methods []string `yaml:"methods,omitempty,flow"`
+		Service   string     `yaml:"service"`
+		Route     string     `yaml:"route,omitempty"`
+		Methods   []string   `yaml:"methods,omitempty,flow"`
+		URL       string     `yaml:"url,omitempty"`
+		Figure    slo.Figure `yaml:"figure,omitempty"`
+		Unit      string     `yaml:"unit,omitempty"`
+		Container string     `yaml:"container,omitempty"`
+		Command   string     `yaml:"command,omitempty"`
+		Mount     string     `yaml:"mount,omitempty"`
 	}
 	policySpec struct {
 		AlertWhenBreaching  bool     `yaml:"alertWhenBreaching"`
@@ -137,16 +145,43 @@ func document(o slo.Objective) object {
 	return object{APIVersion: "openslo/v1", Kind: "SLO", Metadata: metadata{o.Name}, Spec: s}
 }
 
+// indicator writes an indicator. Events that are known by the bad ones stay so.
 func indicator(i slo.Indicator) *object {
-	own := ownSpec{Source: "traffic", Select: selection{Service: i.Select.Service, Route: i.Select.Route}}
-	if i.Select.Methods != slo.AllMethods {
-		own.Select.Methods = i.Select.Methods.Names()
+	good, total := parts(i)
+	good.Source, total.Source = i.Source(), i.Source()
+	part := &leaf{metricSource{"slid", good}}
+	ratio := ratioMetric{Counter: true, Total: leaf{metricSource{"slid", total}}}
+	if i.Scrape != nil && i.Scrape.Good.Metric == "" {
+		ratio.Bad = part
+	} else {
+		ratio.Good = part
 	}
-	good, total := own, own
-	good.Where, total.Exclude = i.Good.String(), i.Exclude.String()
-	return &object{Metadata: metadata{i.Name}, Spec: sliSpec{ratioMetric{
-		Counter: true, Good: leaf{metricSource{"slid", good}}, Total: leaf{metricSource{"slid", total}},
-	}}}
+	return &object{Metadata: metadata{i.Name}, Spec: sliSpec{ratio}}
+}
+
+// parts writes what an indicator counts of a part of the events, mostly the good ones, and of all.
+func parts(i slo.Indicator) (good, total ownSpec) {
+	of := selection{Service: i.Select.Service}
+	switch i.Source() {
+	case slo.ScrapeSource:
+		of.URL = i.Scrape.URL
+		part, _ := i.Scrape.Part()
+		good.Metric, total.Metric = part.String(), i.Scrape.Total.String()
+	case slo.UnitSource:
+		of.Unit, of.Container, of.Command = i.Unit.Unit, i.Unit.Container, i.Unit.Command
+		good.Where = "active"
+	case slo.ResourceSource:
+		of.Figure, of.Unit, of.Mount = i.Resource.Figure, i.Resource.Unit, i.Resource.Mount
+		good.Where = i.Resource.Bound.String()
+	default:
+		of.Route = i.Select.Route
+		if i.Select.Methods != slo.AllMethods {
+			of.Methods = i.Select.Methods.Names()
+		}
+		good.Where, total.Exclude = i.Good.String(), i.Exclude.String()
+	}
+	good.Select, total.Select = of, of
+	return good, total
 }
 
 // policy writes an alert. Whom it notifies is decided by its severity, where the alerts arrive.

@@ -158,6 +158,12 @@ func (b Bound) Holds(share float64) bool {
 	return b.Op.holds(share, b.Limit)
 }
 
+// Not holds where the bound does not.
+func (b Bound) Not() Bound {
+	b.Op = map[Op]Op{LT: GTE, LTE: GT, GT: LTE, GTE: LT}[b.Op]
+	return b
+}
+
 // String writes the bound so that it is read as the same, e.g. <= 90%.
 func (b Bound) String() string {
 	percent := strconv.FormatFloat(100*b.Limit, 'g', 12, 64)
