@@ -41,6 +41,16 @@ func (w wanted) has(metric string) bool {
 	return ok
 }
 
+// hasLine tells whether a line of text is of a wanted metric; comments are not.
+func (w wanted) hasLine(line []byte) bool {
+	line = bytes.TrimLeft(line, " \t")
+	if n := bytes.IndexAny(line, "{ \t\n"); n >= 0 {
+		line = line[:n]
+	}
+	_, ok := w[string(line)]
+	return ok
+}
+
 // A sample is one series. Buckets of histograms are series of their own, as in the text format.
 type sample struct {
 	metric string
@@ -74,7 +84,7 @@ func (a *answer) readText(body io.Reader) error {
 	lines := bufio.NewReaderSize(body, maxLine)
 	for {
 		line, err := lines.ReadSlice('\n')
-		wanted := a.wanted.has(nameOf(line))
+		wanted := a.wanted.hasLine(line)
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull) && !wanted:
 			if err := skipLine(lines); err != nil {
@@ -108,15 +118,6 @@ func skipLine(lines *bufio.Reader) error {
 			return err //nolint:wrapcheck // the caller classifies it
 		}
 	}
-}
-
-// nameOf returns the metric of a line, or nothing for comments.
-func nameOf(line []byte) string {
-	line = bytes.TrimLeft(line, " \t")
-	if n := bytes.IndexAny(line, "{ \t\n"); n >= 0 {
-		line = line[:n]
-	}
-	return string(line) // does not allocate where it is a key
 }
 
 // parse gives the kept lines to Prometheus' parser.

@@ -49,7 +49,7 @@ type selection struct {
 // An outcome is what an answer brought.
 type outcome struct {
 	began bool    // counters began anew
-	known float64 // the share of the time since the last answer that they tell of, if they began
+	known float64 // the share of the time since the last answer that they tell of, if they began; to a second
 	lost  uint64  // events that contradict others
 }
 
