@@ -7,7 +7,7 @@
 // oneshot units that count as active without a process (RemainAfterExit=) have none. docs/adr/0017 weighs that against
 // asking systemd.
 //
-// A tick reads two kept-open files for each unit and one for each program, 2 to 4 us, and allocates nothing. What does not
+// A tick reads two kept-open files for each unit and one for each program, 4 to 7 us each, and allocates nothing. What does not
 // run is looked for at each tick: a walk of the control groups, or of /proc.
 package unit
 
