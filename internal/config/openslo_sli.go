@@ -219,8 +219,8 @@ func (d *decoder) selection(v value, s *ownSpec) {
 		d.require(v, seen, "url", "add e.g. url: "+addressExample)
 	case slo.UnitSource:
 		i.Unit = &slo.Running{}
-		d.mapping(v, append(runningFields(d, i.Unit), service))
-		if *i.Unit == (slo.Running{}) {
+		seen := d.mapping(v, append(runningFields(d, i.Unit), service))
+		if seen != nil && !seen["unit"] && !seen["container"] && !seen["command"] {
 			d.wrong(v, "selects nothing", "set unit, container or command")
 		}
 	case slo.ResourceSource:
@@ -277,7 +277,7 @@ func describeSelection(i slo.Indicator) string {
 	case slo.ResourceSource:
 		what := *i.Resource
 		what.Bound = slo.Bound{Op: slo.LTE}
-		return text + ", " + show(strings.TrimSuffix(what.String(), what.Bound.String()))
+		return text + ", " + show(strings.TrimSuffix(what.String(), " "+what.Bound.String()))
 	}
 	if s.Route != "" {
 		text += ", route " + show(s.Route)
