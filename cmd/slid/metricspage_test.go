@@ -234,6 +234,9 @@ func renamed(r metric.Rename) string {
 	return strings.Join(list, ", ")
 }
 
+// collectorPackages are the folders below collector.
+var collectorPackages = []string{"budget", "host", "latency", "probe", "resource", "scrape", "service", "unit"}
+
 // collectorText is what the source says of a collector.
 type collectorText struct {
 	about   string // what it collects and what that costs: the comment of its type
@@ -244,7 +247,7 @@ type collectorText struct {
 func collectorTexts(t *testing.T) map[string]collectorText {
 	t.Helper()
 	docs := map[string]map[string]string{}
-	for _, pkg := range []string{"budget", "host", "latency", "service", "probe"} {
+	for _, pkg := range collectorPackages {
 		docs[pkg] = packageDocs(t, "../../collector/"+pkg)
 	}
 	texts := map[string]collectorText{}
@@ -349,7 +352,7 @@ func constructorIn(n ast.Node, deps bool, seen map[any]bool) (found [2]string) {
 				}
 				return false
 			}
-			if ok && slices.Contains([]string{"budget", "host", "latency", "service", "probe"}, pkg.Name) &&
+			if ok && slices.Contains(collectorPackages, pkg.Name) &&
 				n.Sel.Name != "Override" && n.Sel.Name != "Options" && (deps || n.Sel.Name != "Deps") {
 				found = [2]string{pkg.Name, n.Sel.Name}
 			}

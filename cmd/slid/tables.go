@@ -131,19 +131,19 @@ func indicatorSeries(c config.Config, source string) int {
 
 func scrapes(c config.Config) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
-		return scrape.New(env, version, c.Interval, indicators(c, slo.ScrapeSource))
+		return scrape.NewScrapes(env, version, c.Interval, indicators(c, slo.ScrapeSource))
 	}
 }
 
 func units(c config.Config) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
-		return unit.New(env, indicators(c, slo.UnitSource))
+		return unit.NewUnits(env, indicators(c, slo.UnitSource))
 	}
 }
 
 func resources(c config.Config) constructor {
 	return func(env collector.Env) (collector.Collector, error) {
-		return resource.New(env, indicators(c, slo.ResourceSource))
+		return resource.NewFigures(env, indicators(c, slo.ResourceSource))
 	}
 }
 

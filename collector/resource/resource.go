@@ -62,8 +62,9 @@ type watched struct {
 	stale     bool
 }
 
-// New returns the collector for the indicators of a list whose source is resource. It is unavailable where there is none.
-func New(env collector.Env, list []slo.Indicator) (collector.Collector, error) {
+// NewFigures takes the indicators of a list whose source is resource; without one it is off. A figure needs the collector that
+// reads it: where that is switched off or unavailable, the indicator's own verdict says so.
+func NewFigures(env collector.Env, list []slo.Indicator) (collector.Collector, error) {
 	started := time.Now()
 	f := &Figures{env: env, elapsed: func() time.Duration { return time.Since(started) }}
 	families := sli.Declare(env.Metrics, sli.Declaration{

@@ -79,7 +79,7 @@ func newLab(t testing.TB, list ...slo.Resource) *lab {
 	for n := range list {
 		indicators = append(indicators, slo.Indicator{Name: strconv.Itoa(n), Resource: &list[n], Select: slo.Selection{Service: "judged"}})
 	}
-	c, err := New(collector.Env{Metrics: l.own, Host: of("host"), Log: slog.New(slog.DiscardHandler)}, indicators)
+	c, err := NewFigures(collector.Env{Metrics: l.own, Host: of("host"), Log: slog.New(slog.DiscardHandler)}, indicators)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func TestLimitsDivide(t *testing.T) {
 }
 
 func TestNobodyAsked(t *testing.T) {
-	_, err := New(collector.Env{Metrics: metric.NewRegistry(instrumentation.Scope{}).Group(Name, metric.ClassService, 1)}, []slo.Indicator{{}})
+	_, err := NewFigures(collector.Env{Metrics: metric.NewRegistry(instrumentation.Scope{}).Group(Name, metric.ClassService, 1)}, []slo.Indicator{{}})
 	if v := verdict.FromError(Name, err); !v.Absent {
 		t.Errorf("%+v", v)
 	}

@@ -61,7 +61,7 @@ func newLab(t testing.TB, list ...slo.Indicator) *lab {
 	t.Helper()
 	registry := metric.NewRegistry(instrumentation.Scope{})
 	group := registry.Group(Name, metric.ClassService, 1000)
-	c, err := New(collector.Env{Metrics: group, Host: resource.Empty(), Log: slog.New(slog.DiscardHandler)}, "test", 10*time.Second, list)
+	c, err := NewScrapes(collector.Env{Metrics: group, Host: resource.Empty(), Log: slog.New(slog.DiscardHandler)}, "test", 10*time.Second, list)
 	if err != nil {
 		t.Fatal(err)
 	}

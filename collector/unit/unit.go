@@ -77,8 +77,9 @@ type problem struct {
 	missing string // what would help
 }
 
-// New returns the collector for the indicators of a list whose source is unit. It is unavailable where there is none.
-func New(env collector.Env, list []slo.Indicator) (collector.Collector, error) {
+// NewUnits takes the indicators of a list whose source is unit; without one it is off. It needs the host's cgroup2 file system,
+// and for programs of others /proc without hidepid; where that is missing, the indicator's own verdict says so.
+func NewUnits(env collector.Env, list []slo.Indicator) (collector.Collector, error) {
 	now := time.Now()
 	u := &Units{env: env, whole: env.Cgroup != "" && cgroup.IsRoot(env.Cgroup)}
 	families := sli.Declare(env.Metrics, sli.Declaration{

@@ -47,7 +47,7 @@ func newLab(t testing.TB, env collector.Env, list ...slo.Running) *lab {
 	for n := range list {
 		indicators = append(indicators, slo.Indicator{Name: strconv.Itoa(n), Unit: &list[n]})
 	}
-	c, err := New(env, indicators)
+	c, err := NewUnits(env, indicators)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestAPartOfTheTree(t *testing.T) {
 }
 
 func TestNobodyAsked(t *testing.T) {
-	_, err := New(collector.Env{Metrics: metric.NewRegistry(instrumentation.Scope{}).Group(Name, metric.ClassService, 1)}, []slo.Indicator{{}})
+	_, err := NewUnits(collector.Env{Metrics: metric.NewRegistry(instrumentation.Scope{}).Group(Name, metric.ClassService, 1)}, []slo.Indicator{{}})
 	if v := verdict.FromError(Name, err); !v.Absent {
 		t.Errorf("%+v", v)
 	}
