@@ -271,7 +271,7 @@ func burn(end time.Time) {
 	done := make(chan bool)
 	for range runtime.NumCPU() {
 		go func() {
-			for time.Now().Before(end) { //nolint:revive // that is the work
+			for time.Now().Before(end) { // that is the work
 			}
 			done <- true
 		}()

@@ -173,14 +173,18 @@ func TestShares(t *testing.T) {
 		steps    []step
 	}{
 		{slo.Resource{Figure: slo.CPU}, 0.3, 1, []step{ // 4 processors: 40 s, of which 28 were idle
-			{"host", "system.cpu.time{cpu.mode=user}", [2]float64{1000, 1009}}, {"host", "system.cpu.time{cpu.mode=system}", [2]float64{50, 53}},
-			{"host", "system.cpu.time{cpu.mode=idle}", [2]float64{70, 97}}, {"host", "system.cpu.time{cpu.mode=iowait}", [2]float64{70, 71}},
+			{"host", "system.cpu.time{cpu.mode=user}", [2]float64{1000, 1009}},
+			{"host", "system.cpu.time{cpu.mode=system}", [2]float64{50, 53}},
+			{"host", "system.cpu.time{cpu.mode=idle}", [2]float64{70, 97}},
+			{"host", "system.cpu.time{cpu.mode=iowait}", [2]float64{70, 71}},
 		}},
 		{slo.Resource{Figure: slo.Memory}, 0.75, 2, []step{
 			{"host", "system.memory.limit", [2]float64{1000, 1000}}, {"host", "system.memory.linux.available", [2]float64{250, 250}},
 		}},
 		{slo.Resource{Figure: slo.Filesystem, Mount: "/var"}, 0.8, 2, []step{
-			{"host", disk + "used}", [2]float64{80, 80}}, {"host", disk + "free}", [2]float64{20, 20}}, {"host", disk + "reserved}", [2]float64{50, 50}},
+			{"host", disk + "used}", [2]float64{80, 80}},
+			{"host", disk + "free}", [2]float64{20, 20}},
+			{"host", disk + "reserved}", [2]float64{50, 50}},
 			{"host", strings.ReplaceAll(disk, "/var", "/") + "used}", [2]float64{1e6, 1e6}},
 		}},
 		{slo.Resource{Figure: slo.Inodes, Mount: "/var"}, 0.1, 2, []step{
@@ -192,8 +196,10 @@ func TestShares(t *testing.T) {
 			{"host", pressure("system.pressure.linux.stall_time", "io", "some"), [2]float64{7, 17}},
 		}},
 		{slo.Resource{Figure: slo.CPU, Unit: unit}, 0.5, 1, []step{ // of a limit of 2 processors
-			{"unit", "container.cpu.time{cpu.mode=user}", [2]float64{0, 6}}, {"unit", "container.cpu.time{cpu.mode=system}", [2]float64{0, 4}},
-			{"unit", "container.cpu.linux.limit", [2]float64{2, 2}}, {"host", "system.cpu.logical.count", [2]float64{8, 8}},
+			{"unit", "container.cpu.time{cpu.mode=user}", [2]float64{0, 6}},
+			{"unit", "container.cpu.time{cpu.mode=system}", [2]float64{0, 4}},
+			{"unit", "container.cpu.linux.limit", [2]float64{2, 2}},
+			{"host", "system.cpu.logical.count", [2]float64{8, 8}},
 		}},
 		{slo.Resource{Figure: slo.CPU, Unit: unit}, 0.125, 1, []step{ // without a limit, of the host
 			{"unit", "container.cpu.time{cpu.mode=user}", [2]float64{0, 10}}, {"host", "system.cpu.logical.count", [2]float64{8, 8}},

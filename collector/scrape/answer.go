@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 
 	dto "github.com/prometheus/client_model/go"
@@ -190,7 +191,7 @@ func (a *answer) addHistogram(name string, labels []*dto.LabelPair, h *dto.Histo
 	bucket := func(bound, count float64) {
 		le := slo.BucketLabel
 		text := strconv.FormatFloat(bound, 'g', -1, 64)
-		a.add(name, append(labels[:len(labels):len(labels)], &dto.LabelPair{Name: &le, Value: &text}), count)
+		a.add(name, append(slices.Clip(labels), &dto.LabelPair{Name: &le, Value: &text}), count)
 	}
 	for _, b := range h.GetBucket() {
 		if !math.IsInf(b.GetUpperBound(), 1) {

@@ -79,9 +79,11 @@ func (t *target) read(body io.Reader, header http.Header) (*answer, error) {
 	kind, _, err := mime.ParseMediaType(content)
 	switch {
 	case kind == textType || content == "": // as Prometheus did for long
-		return a, a.readText(body)
+		err = a.readText(body)
+		return a, err
 	case kind == protoType:
-		return a, a.readProto(body)
+		err = a.readProto(body)
+		return a, err
 	case err != nil:
 		return nil, failed(protocol, "the content type %.60q is none", content)
 	}

@@ -14,7 +14,6 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/encoding/protodelim"
-	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/slid-agent/slid/internal/testneed"
@@ -139,7 +138,7 @@ func TestFormatsAgree(t *testing.T) {
 // nativeOf makes a native histogram of values as the data model defines it: the bucket n has those in (b^(n-1), b^n] where b is
 // 2^(2^-schema).
 func nativeOf(values []float64, schema int32, zero float64) *dto.Histogram {
-	h := &dto.Histogram{SampleCount: proto.Uint64(uint64(len(values))), Schema: proto.Int32(schema), ZeroThreshold: proto.Float64(zero), ZeroCount: proto.Uint64(0)}
+	h := &dto.Histogram{SampleCount: new(uint64(len(values))), Schema: new(schema), ZeroThreshold: new(zero), ZeroCount: new(uint64(0))}
 	counts := map[int]int64{}
 	least, most := math.MaxInt, math.MinInt
 	for _, v := range values {
@@ -166,7 +165,7 @@ func nativeOf(values []float64, schema int32, zero float64) *dto.Histogram {
 			if len(h.PositiveSpan) == 0 {
 				gap = int32(least)
 			}
-			span = &dto.BucketSpan{Offset: proto.Int32(gap), Length: proto.Uint32(0)}
+			span = &dto.BucketSpan{Offset: new(gap), Length: new(uint32(0))}
 			h.PositiveSpan = append(h.PositiveSpan, span)
 			gap = 0
 		}
@@ -216,7 +215,7 @@ func TestNativeHistogramOverHTTP(t *testing.T) {
 		w.Header().Set("Content-Type", protoType+"; proto=io.prometheus.client.MetricFamily; encoding=delimited")
 		var body bytes.Buffer
 		for _, name := range []string{"other", "h"} {
-			f := &dto.MetricFamily{Name: proto.String(name), Type: dto.MetricType_HISTOGRAM.Enum(), Metric: []*dto.Metric{{Histogram: nativeOf(values, 3, 1e-9)}}}
+			f := &dto.MetricFamily{Name: new(name), Type: dto.MetricType_HISTOGRAM.Enum(), Metric: []*dto.Metric{{Histogram: nativeOf(values, 3, 1e-9)}}}
 			if _, err := protodelim.MarshalTo(&body, f); err != nil {
 				t.Error(err)
 			}

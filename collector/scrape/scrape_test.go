@@ -307,7 +307,7 @@ func TestBadAnswers(t *testing.T) {
 		{"redirect", "status 1", `the status is 302, to "http://elsewhere/": write that address if it is meant`, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://elsewhere/", http.StatusFound)
 		}},
-		{"error", "status 1", "the status is 500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+		{"error", "status 1", "the status is 500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
 		{"page", "protocol 1", `the answer is "text/html", want the text format of Prometheus (text/plain)`, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			io.WriteString(w, "http_requests_total 5000\n")
@@ -319,8 +319,10 @@ func TestBadAnswers(t *testing.T) {
 			w.Header().Set("Content-Type", "text/plain")
 			w.Header().Set("Content-Encoding", "gzip")
 		}},
-		{"broken text", "protocol 1", "broken text: text format parsing error in line 1: expected '\"' at start of label value, found '2'",
-			text("http_requests_total{code=200} 5000\n")},
+		{
+			"broken text", "protocol 1", "broken text: text format parsing error in line 1: expected '\"' at start of label value, found '2'",
+			text("http_requests_total{code=200} 5000\n"),
+		},
 		{"no number", "protocol 1", `broken text: text format parsing error in line 1: expected float as value, got "many"`, text("http_requests_total many\n")},
 		{"cut number", "protocol 1", `the answer ends amid a line: "http_requests_total 50"`, text("http_requests_total 50")},
 		{"cut connection", "protocol 1", "no whole answer: unexpected EOF", func(w http.ResponseWriter, _ *http.Request) {
@@ -329,8 +331,10 @@ func TestBadAnswers(t *testing.T) {
 			io.WriteString(w, "http_requests_total 5000\n")
 		}},
 		{"long line", "protocol 1", "a line has more than 65536 bytes", text("http_requests_total{code=\"" + long + "\"} 1\n")},
-		{"duplicate series", "duplicate 1", `a series is there twice: http_requests_total{code="200"}`,
-			text("http_requests_total{code=\"200\"} 5000\nother 1\nhttp_requests_total{code=\"200\"} 5001\n")},
+		{
+			"duplicate series", "duplicate 1", `a series is there twice: http_requests_total{code="200"}`,
+			text("http_requests_total{code=\"200\"} 5000\nother 1\nhttp_requests_total{code=\"200\"} 5001\n"),
+		},
 		{"negative", "protocol 1", "http_requests_total{} is -1, which no counter is", text("http_requests_total -1\n")},
 		{"not a number", "protocol 1", "http_requests_total{} is NaN, which no counter is", text("http_requests_total NaN\n")},
 		{"infinite", "protocol 1", "http_requests_total{} is +Inf, which no counter is", text("http_requests_total +Inf\n")},

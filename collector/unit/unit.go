@@ -112,12 +112,12 @@ func NewUnits(env collector.Env, list []slo.Indicator) (collector.Collector, err
 func (u *Units) Collect(_ context.Context, now time.Time) error {
 	u.scanned, u.groups = false, u.groups[:0]
 	for _, w := range u.list {
-		runs, restarted := false, false
+		look := u.unit
 		if w.Command != "" {
-			runs, restarted, w.problem = u.program(w)
-		} else {
-			runs, restarted, w.problem = u.unit(w)
+			look = u.program
 		}
+		runs, restarted, why := look(w)
+		w.problem = why
 		w.seen = w.seen || runs
 		if restarted {
 			w.restarts.Add(1)

@@ -171,7 +171,7 @@ func TestMatchersMatchTheWhole(t *testing.T) {
 		loc := regexp.MustCompile("(?s)(?:" + expression + ")")
 		loc.Longest()
 		whole := loc.FindStringIndex(value)
-		if got, want := re.MatchString(value), whole != nil && whole[0] == 0 && whole[1] == len(value); got != want {
+		if got, want := re.MatchString(value), len(whole) == 2 && whole[0] == 0 && whole[1] == len(value); got != want {
 			rt.Errorf("%q matches %q: %v", expression, value, got)
 		}
 	})
@@ -179,7 +179,7 @@ func TestMatchersMatchTheWhole(t *testing.T) {
 
 // TestFingerprintOfSources: counts of the past are kept exactly as long as they mean the same.
 func TestFingerprintOfSources(t *testing.T) {
-	print := func(i Indicator) uint64 {
+	of := func(i Indicator) uint64 {
 		return NewTracker(Objective{Members: []Member{{Indicator: i}}, Window: Window{Span: Span{28, Day}}}).fingerprint()
 	}
 	seen := map[uint64]int{}
@@ -195,12 +195,12 @@ func TestFingerprintOfSources(t *testing.T) {
 		{Resource: &Resource{Figure: CPU, Unit: "a"}},
 		{Resource: &Resource{Figure: CPU, Bound: Bound{LTE, 0.5}}},
 	} {
-		f := print(i)
+		f := of(i)
 		if other, is := seen[f]; is {
 			t.Errorf("%d and %d are the same", n, other)
 		}
 		seen[f] = n
-		if print(i) != f {
+		if of(i) != f {
 			t.Errorf("%d differs from itself", n)
 		}
 	}
