@@ -6,12 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/slid-agent/slid/collector/resource"
+	"github.com/slid-agent/slid/collector/scrape"
+	"github.com/slid-agent/slid/collector/unit"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/slo"
 )
@@ -37,26 +41,22 @@ func sloPage(t *testing.T) (page string, blocks map[string][]string) {
 func TestExamplesOfTheGuide(t *testing.T) {
 	page, blocks := sloPage(t)
 	var documents []config.File
-	var short string
+	var shorts []string // of slid's own form
 	for i, text := range blocks["yaml"] {
 		f := config.File{Name: fmt.Sprintf("block%d.yaml", i), Data: []byte(text)}
 		if config.IsOpenSLO(f) {
 			documents = append(documents, f)
 			continue
 		}
-		if _, err := config.Parse(f.Name, f.Data); err != nil {
-			t.Error(err)
-		}
-		if short == "" {
-			short = text
-		}
+		shorts = append(shorts, text)
 	}
+	short := shorts[0]
 	c, err := config.Parse("/etc/slid/slid.yaml", []byte(short))
 	if err != nil {
 		t.Fatal(err)
 	}
 	docs, err := config.ParseDocuments(documents...)
-	if err != nil || len(docs.Objectives) != 2 || len(docs.Warnings)+len(docs.NotLocal) > 0 {
+	if err != nil || len(docs.Objectives) != 3 || len(docs.Warnings)+len(docs.NotLocal) > 0 {
 		t.Errorf("%+v, %v", docs, err)
 	}
 	if err := c.Merge(docs); err != nil {
@@ -77,6 +77,39 @@ func TestExamplesOfTheGuide(t *testing.T) {
 	for _, name := range []string{"count", "Occurrences", "sli.events.lost", "`slid check`"} {
 		if !strings.Contains(page, name) {
 			t.Errorf("the page lost %q", name)
+		}
+	}
+}
+
+// TestSourcesOfTheGuide: what the guide shows of other sources is accepted, and understood as it says; every reason of a loss,
+// every figure and every source has its place.
+func TestSourcesOfTheGuide(t *testing.T) {
+	page, blocks := sloPage(t)
+	var shorts []string
+	for _, text := range blocks["yaml"] {
+		if !config.IsOpenSLO(config.File{Data: []byte(text)}) {
+			shorts = append(shorts, text)
+		}
+	}
+	if len(shorts) != 4 || len(blocks["text"]) != 3 {
+		t.Fatalf("%d examples, %d answers", len(shorts), len(blocks["text"]))
+	}
+	for i, text := range shorts[1:] {
+		c, err := config.Parse("slid.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		for _, o := range c.SLOs {
+			describeIndicator(&out, o.Members[0].Indicator)
+		}
+		if diff := cmp.Diff(out.String(), blocks["text"][i]); diff != "" {
+			t.Errorf("slid validate prints (-this +page):\n%s", diff)
+		}
+	}
+	for _, name := range slices.Concat(slo.Figures(), slo.Sources(), scrape.Reasons(), unit.Reasons(), resource.Reasons()) {
+		if !strings.Contains(page, "`"+name+"`") {
+			t.Errorf("the guide does not explain %s", name)
 		}
 	}
 }

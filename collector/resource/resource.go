@@ -35,6 +35,9 @@ const (
 	lossReasons
 )
 
+// Reasons returns the values of loss.reason, in the order of their registers.
+func Reasons() []string { return []string{"absent", "old"} }
+
 // Figures judges the indicators of objectives whose source is resource: each new reading of the figure is an event, good if
 // it is within its limit: one at each tick, of filesystems one a minute. A figure that nobody reads (absent) or that was not
 // read for 150 s (old) is lost at each tick, and neither good nor bad. It implements collector.Collector.
@@ -68,7 +71,7 @@ func NewFigures(env collector.Env, list []slo.Indicator) (collector.Collector, e
 	started := time.Now()
 	f := &Figures{env: env, elapsed: func() time.Duration { return time.Since(started) }}
 	families := sli.Declare(env.Metrics, sli.Declaration{
-		Source: slo.ResourceSource, From: "slid's own metrics", Reasons: []string{"absent", "old"},
+		Source: slo.ResourceSource, From: "slid's own metrics", Reasons: Reasons(),
 		Event:   "Readings of a figure of the host or a unit, by whether it was within its limit.",
 		Lost:    "Ticks at which nobody reads the figure (absent), or at which it was not read for 150 s (old).",
 		Covered: "1 if the figure was there when it was looked for last, else 0.",

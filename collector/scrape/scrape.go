@@ -97,7 +97,7 @@ type Scrapes struct {
 func NewScrapes(env collector.Env, version string, interval time.Duration, list []slo.Indicator) (collector.Collector, error) {
 	s := &Scrapes{tasks: &sync.WaitGroup{}}
 	families := sli.Declare(env.Metrics, sli.Declaration{
-		Source: slo.ScrapeSource, From: "the service's own metrics", Reasons: reasonNames(),
+		Source: slo.ScrapeSource, From: "the service's own metrics", Reasons: Reasons(),
 		Event:   "Events that the service counted by itself, by whether they were good.",
 		Lost:    "Scrapes that failed, by their reason, each for at least one event; events of answers that contradict themselves (inconsistent).",
 		Covered: "Share of the time since the last tick of which the service's counters told.",
@@ -130,7 +130,8 @@ func NewScrapes(env collector.Env, version string, interval time.Duration, list 
 	return s, nil
 }
 
-func reasonNames() (list []string) {
+// Reasons returns the values of loss.reason, in the order of their registers.
+func Reasons() (list []string) {
 	for r := range reasons {
 		list = append(list, r.String())
 	}

@@ -679,7 +679,7 @@ func BenchmarkParse(b *testing.B) {
 
 // TestReasonsHaveNames: every class has a name of its own.
 func TestReasonsHaveNames(t *testing.T) {
-	names := reasonNames()
+	names := Reasons()
 	slices.Sort(names)
 	if len(slices.Compact(names)) != int(reasons) {
 		t.Errorf("%v", names)

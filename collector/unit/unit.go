@@ -45,6 +45,9 @@ const (
 	lossReasons        // how many there are
 )
 
+// Reasons returns the values of loss.reason, in the order of their registers.
+func Reasons() []string { return []string{"unreadable", "unknown"} }
+
 // Units judges the indicators of objectives whose source is unit: at each tick, one event is good if the unit, container or
 // program runs, else bad. What cannot be told is lost: where the control groups are hidden (unreadable), and a systemd unit
 // that neither ran since slid started nor has a unit file (unknown): a name that is mistyped shall not burn a budget.
@@ -83,7 +86,7 @@ func NewUnits(env collector.Env, list []slo.Indicator) (collector.Collector, err
 	now := time.Now()
 	u := &Units{env: env, whole: env.Cgroup != "" && cgroup.IsRoot(env.Cgroup)}
 	families := sli.Declare(env.Metrics, sli.Declaration{
-		Source: slo.UnitSource, From: "cgroup.events, /proc/[pid]/stat", Reasons: []string{"unreadable", "unknown"},
+		Source: slo.UnitSource, From: "cgroup.events, /proc/[pid]/stat", Reasons: Reasons(),
 		Event:   "Ticks, by whether the unit, container or program ran.",
 		Lost:    "Ticks at which it could not be told whether it ran: its control group is hidden (unreadable), or there is no such unit (unknown).",
 		Covered: "1 if it could be told at the last tick whether it ran, else 0.",
