@@ -17,6 +17,7 @@ import (
 	"github.com/slid-agent/slid/exporter/text"
 	"github.com/slid-agent/slid/internal/config"
 	"github.com/slid-agent/slid/internal/pipeline"
+	"github.com/slid-agent/slid/internal/slo"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -64,6 +65,17 @@ func doctor(ctx context.Context, t terminal, path string, asJSON bool) error {
 	return report.print(t.stdout, width(t.stdout))
 }
 
+// patient is how long services that are scraped have to answer.
+const patient = time.Second
+
+// wait lets a time pass, unless ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
 // examine opens every collector, runs it once and asks how it fares.
 func examine(ctx context.Context, c config.Config, t terminal) doctorReport {
 	log := t.quiet()
@@ -71,6 +83,10 @@ func examine(ctx context.Context, c config.Config, t terminal) doctorReport {
 	p := pipeline.New(parts.options(pipeline.DefaultInterval, log))
 	p.Start(ctx)
 	p.Collect(ctx, time.Now())
+	if len(indicators(c, slo.ScrapeSource)) > 0 {
+		wait(ctx, patient)
+		p.Collect(ctx, time.Now())
+	}
 	r := describeMachine(parts.env)
 	r.Host = attributeOf(parts.host, "host.name")
 	r.Sources = append(p.Verdicts(), parts.disabled...)

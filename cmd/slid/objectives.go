@@ -41,7 +41,7 @@ func describe(st budget.Standing) text.SLO {
 	if s.Counts.Measured == 0 {
 		d.Over = "not measured"
 		if st.Sources == 0 {
-			d.Reason += ": nobody counts its events here, as when the service has not been seen yet"
+			d.Reason += ": " + uncounted(o.Members[0].Indicator)
 		}
 	} else {
 		d.Coverage, d.BudgetRemaining = new(s.Counts.Coverage()), new(s.Remaining)
@@ -62,6 +62,14 @@ func describe(st budget.Standing) text.SLO {
 		d.Since = &began
 	}
 	return d
+}
+
+// uncounted says why an indicator has no events at all.
+func uncounted(i slo.Indicator) string {
+	if source := i.Source(); source != slo.TrafficSource {
+		return "nothing could be told by its source yet; slid doctor says why, behind service/" + source
+	}
+	return "nobody counts its events here, as when the service has not been seen yet"
 }
 
 // unitOf says what the counts of a budgeting method count.

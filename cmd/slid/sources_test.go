@@ -280,3 +280,38 @@ func burn(end time.Time) {
 		<-done
 	}
 }
+
+// TestDoctorKnowsTheSources: what is wrong with an objective's source, in words.
+func TestDoctorKnowsTheSources(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		fmt.Fprint(w, "h_bucket{le=\"0.25\"} 1\nh_bucket{le=\"+Inf\"} 1\nh_count 1\n")
+	}))
+	defer server.Close()
+	path := filepath.Join(t.TempDir(), "slid.yaml")
+	config := fmt.Sprintf(`slos:
+  - {name: fast, service: shop, scrape: {url: %q, histogram: h, le: 0.3}, target: 99%%, window: 28d}
+  - {name: runs, service: shop, unit: no-such-unit.service, target: 99%%, window: 28d}
+  - {name: room, service: shop, resource: {figure: filesystem, mount: /no/such/mount}, good: "<= 90%%", target: 99%%, window: 28d}
+`, server.URL+"/metrics")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := newSlid(t, "doctor", "--config", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(out)), " ") // whatever its columns
+	for _, want := range []string{
+		"service/scrape active addresses 1, indicators 1",
+		"h_bucket has no bucket of 0.3; its bounds are 0.25, +Inf",
+		"nobody reads the figure: is /no/such/mount a mount point?",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if !strings.Contains(text, "no-such-unit.service has neither a control group nor a unit file") && !strings.Contains(text, "cgroup2") {
+		t.Errorf("nothing of the unit in\n%s", out)
+	}
+}

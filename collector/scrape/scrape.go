@@ -179,7 +179,7 @@ func (s *Scrapes) Verdicts() []verdict.Verdict {
 		troubled = t.appendVerdicts(troubled)
 	}
 	all := verdict.Verdict{
-		Name: Name, State: verdict.Active, Hook: fmt.Sprintf("%d indicators at %d addresses", indicators, len(s.targets)),
+		Name: Name, State: verdict.Active, Hook: fmt.Sprintf("addresses %d, indicators %d", len(s.targets), indicators),
 	}
 	return append([]verdict.Verdict{all}, troubled...)
 }

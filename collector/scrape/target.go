@@ -49,7 +49,9 @@ func newTarget(u *url.URL, agent string, log *slog.Logger, s schedule.Schedule) 
 
 // add adds an indicator. Call it before the first scrape.
 func (t *target) add(i slo.Indicator, registers *sli.Registers) {
-	t.indicators = append(t.indicators, &indicator{name: i.Name, registers: registers, tally: newTally(*i.Scrape), known: 1})
+	t.indicators = append(t.indicators, &indicator{
+		name: i.Name, registers: registers, tally: newTally(*i.Scrape), known: 1, problem: errors.New("no answer yet"),
+	})
 }
 
 // run asks at once and then whenever it is due, until ctx ends.
