@@ -34,16 +34,8 @@ slos:
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := newSlid(t, "sli", "--config", path, "--for", "8s", "-o", "openmetrics")
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	sent := map[string]int{}
-	for running := true; running; {
+	text := measureWhile(t, 20*time.Millisecond, func() {
 		for _, p := range []string{"/pay/ok", "/pay/ok", "/pay/broken", "/other"} {
 			response, err := http.Get(server.URL + p)
 			if err != nil {
@@ -52,21 +44,37 @@ slos:
 			response.Body.Close()
 			sent[p]++
 		}
+	}, "--config", path, "--for", "8s")
+	good, bad := series(t, text, "pay", "good"), series(t, text, "pay", "bad")
+	if bad < 20 || good < 2*bad-3 || good > 2*bad+3 || bad > sent["/pay/broken"] {
+		t.Errorf("%d good and %d bad of %v: want two good ones for a bad one", good, bad, sent)
+	}
+	if n := series(t, text, "elsewhere", "good"); n != 0 {
+		t.Errorf("an objective of nobody has %d good events", n)
+	}
+}
+
+// measureWhile runs slid sli and meanwhile works again and again. It returns what slid prints as OpenMetrics.
+func measureWhile(t *testing.T, pause time.Duration, work func(), args ...string) string {
+	t.Helper()
+	cmd := newSlid(t, append([]string{"sli", "-o", "openmetrics"}, args...)...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		work()
 		select {
 		case err := <-ended:
 			if err != nil {
 				t.Fatalf("%v\n%s", err, stderr.String())
 			}
-			running = false
-		case <-time.After(20 * time.Millisecond):
+			return stdout.String()
+		case <-time.After(pause):
 		}
-	}
-	good, bad := series(t, stdout.String(), "pay", "good"), series(t, stdout.String(), "pay", "bad")
-	if bad < 20 || good < 2*bad-3 || good > 2*bad+3 || bad > sent["/pay/broken"] {
-		t.Errorf("%d good and %d bad of %v: want two good ones for a bad one", good, bad, sent)
-	}
-	if n := series(t, stdout.String(), "elsewhere", "good"); n != 0 {
-		t.Errorf("an objective of nobody has %d good events", n)
 	}
 }
 
