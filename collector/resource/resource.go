@@ -3,7 +3,7 @@
 //
 // It reads what other collectors stored in registers in the same tick (collector/host), as collector/budget does, and no
 // file of its own: a figure is the same number that is exported, and needs no more privilege. Each new reading of it makes
-// one event. A tick takes 1 us for each indicator, besides a snapshot of the series that they are about, and allocates
+// one event. A tick takes 0.1 us for each indicator, besides a snapshot of the series that they are about, and allocates
 // nothing unless series come or go.
 package resource
 

@@ -333,6 +333,24 @@ func (m *machine) set1(series string, value float64) {
 	}
 }
 
+// BenchmarkTick judges ten figures, each of which was read anew.
+func BenchmarkTick(b *testing.B) {
+	var list []slo.Resource
+	for range 10 {
+		list = append(list, slo.Resource{Figure: slo.Memory, Bound: limit(slo.LTE, 0.5)})
+	}
+	l := newLab(b, list...)
+	for _, s := range []string{"system.memory.limit", "system.memory.linux.available"} {
+		l.set(l.machine.host, s, 1)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.now, l.passed = l.now.Add(time.Second), l.passed+time.Second
+		l.group.Collected(l.now)
+		_ = l.Collect(b.Context(), l.now)
+	}
+}
+
 // TestLimitsDivide: of two opposite limits exactly one holds, whatever the share.
 func TestLimitsDivide(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -54,9 +54,16 @@ func (t *target) add(i slo.Indicator, registers *sli.Registers) {
 	})
 }
 
-// run asks at once and then whenever it is due, until ctx ends.
+// run asks at once, as soon as there is a slot, and then whenever it is due, until ctx ends. At the start all addresses want
+// one, and none shall count as missed for that.
 func (t *target) run(ctx context.Context, tasks *sync.WaitGroup) {
-	t.schedule.Start(ctx, time.Now(), tasks, t.attempt, t.miss)
+	select {
+	case t.schedule.All <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	t.attempt(ctx, time.Now())
+	<-t.schedule.All
 	t.schedule.Run(ctx, tasks, t.attempt, t.miss)
 }
 
