@@ -144,6 +144,7 @@ func TestNumbersOfTheGuide(t *testing.T) {
 	for _, want := range append(rows[:],
 		time.Duration(month.Allowed()*float64(month.Period())).Round(time.Second).String()+" of 30 days",
 		fmt.Sprintf("a single one is %.1f %%", single),
+		fmt.Sprintf("99.9 %% of 28 days are %.0f minutes in which it may be down", (28*day/1000).Minutes()),
 		fmt.Sprintf("an error ratio of\n%.2f %%", 100*ratio),
 		fmt.Sprintf("between %.2f %% and %.1f %%: a burn rate of %.1f, or of %.1f, or of %.1f",
 			100*low, 100*high, 1000*ratio, 1000*low, 1000*high),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -366,5 +367,13 @@ func TestNobodyAsked(t *testing.T) {
 	_, err := NewFigures(collector.Env{Metrics: metric.NewRegistry(instrumentation.Scope{}).Group(Name, metric.ClassService, 1)}, []slo.Indicator{{}})
 	if v := verdict.FromError(Name, err); !v.Absent {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestGuideKnowsTheAge: docs/slo.md says from when on a figure is old.
+func TestGuideKnowsTheAge(t *testing.T) {
+	data, err := os.ReadFile("../../docs/slo.md")
+	if want := fmt.Sprintf("not read for %.0f s (`old`)", stale.Seconds()); err != nil || !strings.Contains(string(data), want) {
+		t.Errorf("the guide does not say %q, %v", want, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -704,5 +705,24 @@ func TestReasonsHaveNames(t *testing.T) {
 	slices.Sort(names)
 	if len(slices.Compact(names)) != int(reasons) {
 		t.Errorf("%v", names)
+	}
+}
+
+// TestGuideKnowsTheLimits: docs/slo.md gives the limits as they are.
+func TestGuideKnowsTheLimits(t *testing.T) {
+	data, err := os.ReadFile("../../docs/slo.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := strings.Join(strings.Fields(string(data)), " ") // it breaks its lines where it likes
+	for _, want := range []string{
+		fmt.Sprintf("more than %d MiB, than %d MiB of wanted lines, or than %d,%03d series of a selector", maxBody>>20, maxKept>>20, maxSeries/1000, maxSeries%1000),
+		fmt.Sprintf("the answer took longer than the interval, or %.0f s", maxTimeout.Seconds()),
+		fmt.Sprintf("not count both at one moment: %d, and %g %% of the total", aheadFew, 100*aheadShare),
+		map[int]string{8: "or eight others"}[maxScrapes],
+	} {
+		if want == "" || !strings.Contains(page, want) {
+			t.Errorf("the guide does not say %q", want)
+		}
 	}
 }
