@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/slid-agent/slid/bpf/gen"
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
@@ -131,7 +132,7 @@ func BenchmarkRunQueueAgainstBpftrace(b *testing.B) {
 	defer p.stop()
 	enableStats(b)
 	pingPong(b)
-	ours, switches := spent(b, r.Programs()[:1])
+	ours, switches := spent(b, []*ebpf.Program{r.collection.Programs[gen.RunqueueProgRunqueueSwitch]})
 	theirs, _ := spent(b, p.programs)
 	b.ReportMetric(float64(ours.Nanoseconds())/float64(switches), "ns/switch")
 	b.ReportMetric(float64(theirs.Nanoseconds())/float64(switches), "bpftrace-ns/switch")

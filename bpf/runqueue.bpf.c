@@ -7,7 +7,7 @@
  * The scheduler keeps each task's total wait (sched_info.run_delay) and the start of the wait that goes on
  * (sched_info.last_queued). When sched_switch fires, the wait of the next task has not been added to its total yet, so
  * total + (clock - last_queued) is what the total will be in a moment. The growth of that sum since the task's last
- * switch, kept in the task's own storage, is the wait that ends now, with all of its parts when the task was moved
+ * switch, kept for each task, is the wait that ends now, with all of its parts when the task was moved
  * between CPUs meanwhile. It agrees with field 2 of /proc/PID/schedstat.
  *
  * Hook: tp_btf/sched_switch alone. A kernel without that account (CONFIG_SCHED_INFO) gets the usual three: sched_wakeup
@@ -53,13 +53,37 @@ struct runqueue_slot {
 
 /* What is remembered of a task. */
 struct runqueue_task {
-	u64 seen;  /* one more than its total wait at its last switch to a CPU; 0: none on record */
-	u64 since; /* when its wait began, if the scheduler does not tell; 0: not known */
+	/*
+	 * One more than its total wait at its last switch to a CPU; or, if the scheduler does not tell, when its wait
+	 * began. 0: none on record.
+	 */
+	u64 mark;
 	u32 owner;
 	u32 epoch;     /* that owner is from */
-	u32 salt;      /* of the sample that seen is from */
+	u32 salt;      /* of the sample that mark is from */
 	u32 preempted; /* 1 + enum runqueue_by; 0: it went to sleep, or is new */
 };
+
+/*
+ * A task's memory is in a seat, which a few instructions find by the address of the task, while a look into its storage
+ * is a call that takes longer than all else here. It keeps the seat until its task_struct is freed. Who finds its seat
+ * taken remembers in its storage from then on, so that no task is ever without memory or in two places.
+ * User space empties the seats before the programs are attached again: nobody saw who ended meanwhile.
+ */
+#define RUNQUEUE_SEATS_LOG2 13
+#define RUNQUEUE_SEATS	    (1 << RUNQUEUE_SEATS_LOG2)
+
+struct runqueue_seat {
+	u64 holder; /* runqueue_id of the task; 0: free, and all else is 0 */
+	struct runqueue_task task;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RUNQUEUE_SEATS);
+	__type(key, u32);
+	__type(value, struct runqueue_seat);
+} runqueue_seats SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -80,6 +104,54 @@ struct {
 static __always_inline bool runqueue_left_out(struct task_struct *task)
 {
 	return !task->pid || (only_tgid && task->tgid != only_tgid);
+}
+
+/*
+ * runqueue_id returns the number of a task that none has at the same time: the distance of its address from one that
+ * stays. The address itself is none to calculate with, by the rules for programs.
+ */
+static __always_inline u64 runqueue_id(struct task_struct *task)
+{
+	return (u64)task - (u64)&owner_epoch;
+}
+
+/* runqueue_seat returns the seat that may be that of a task. */
+static __always_inline struct runqueue_seat *runqueue_seat(u64 id)
+{
+	u32 key = id * 0x9e3779b97f4a7c15 >> (64 - RUNQUEUE_SEATS_LOG2); /* Fibonacci hashing */
+
+	return bpf_map_lookup_elem(&runqueue_seats, &key);
+}
+
+/* runqueue_recall returns what is remembered of a task, or NULL. */
+static __always_inline struct runqueue_task *runqueue_recall(struct task_struct *task)
+{
+	u64 id = runqueue_id(task);
+	struct runqueue_seat *seat = runqueue_seat(id);
+
+	if (likely(seat && seat->holder == id))
+		return &seat->task;
+	return bpf_task_storage_get(&runqueue_tasks, task, 0, 0);
+}
+
+/* runqueue_remember is runqueue_recall, but begins to remember. It returns NULL without memory. */
+static __always_inline struct runqueue_task *runqueue_remember(struct task_struct *task)
+{
+	u64 id = runqueue_id(task), holder;
+	struct runqueue_seat *seat = runqueue_seat(id);
+	struct runqueue_task *t;
+
+	if (likely(seat && seat->holder == id))
+		return &seat->task;
+	if (seat && !seat->holder) {
+		t = bpf_task_storage_get(&runqueue_tasks, task, 0, 0);
+		if (t)
+			return t;
+		holder = __sync_val_compare_and_swap(&seat->holder, 0, id);
+		if (!holder || holder == id)
+			return &seat->task;
+	}
+	return bpf_task_storage_get(&runqueue_tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 static __always_inline u32 runqueue_look_up(struct task_struct *task)
@@ -134,7 +206,7 @@ static __always_inline void runqueue_record(struct probe_cpu *c, struct runqueue
 static __always_inline void runqueue_ends(struct probe_cpu *c, struct task_struct *next, struct runqueue_task *t)
 {
 	struct sched_info *info = &next->sched_info;
-	u64 total, seen = t->seen;
+	u64 total, seen = t->mark;
 	u32 salt = sample_salt;
 
 	if (unlikely(!info->last_queued)) {
@@ -142,7 +214,7 @@ static __always_inline void runqueue_ends(struct probe_cpu *c, struct task_struc
 		return;
 	}
 	total = info->run_delay + next->se.cfs_rq->rq->clock - info->last_queued + 1;
-	t->seen = total;
+	t->mark = total;
 	if (unlikely(t->salt != salt)) {
 		t->salt = salt;
 		if (seen) { /* the last switch on record was not its last one */
@@ -173,7 +245,7 @@ static __always_inline bool runqueue_goes(struct task_struct *prev, unsigned int
 /* runqueue_taken notes who took the CPU from a task that wanted to go on. */
 static __always_inline void runqueue_taken(struct task_struct *prev, struct task_struct *next, u32 owner)
 {
-	struct runqueue_task *t = bpf_task_storage_get(&runqueue_tasks, prev, 0, 0);
+	struct runqueue_task *t = runqueue_recall(prev);
 
 	if (!t)
 		return; /* it ran before the probe did */
@@ -200,7 +272,7 @@ static __always_inline u32 runqueue_resumes(struct probe_cpu *c, struct task_str
 		c->skipped++;
 		return OWNER_UNKNOWN;
 	}
-	t = bpf_task_storage_get(&runqueue_tasks, next, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	t = runqueue_remember(next);
 	if (unlikely(!t)) {
 		c->lost++; /* no memory */
 		return OWNER_UNKNOWN;
@@ -210,11 +282,11 @@ static __always_inline u32 runqueue_resumes(struct probe_cpu *c, struct task_str
 		runqueue_ends(c, next, t);
 		return owner;
 	}
-	if (probe_saw(t->since))
-		runqueue_record(c, t, bpf_ktime_get_ns() - t->since);
+	if (probe_saw(t->mark))
+		runqueue_record(c, t, bpf_ktime_get_ns() - t->mark);
 	else
 		c->unmatched++; /* its wait began before the probe did */
-	t->since = 0;
+	t->mark = 0;
 	return owner;
 }
 
@@ -233,11 +305,10 @@ static __always_inline void runqueue_switched(struct probe_cpu *c, struct task_s
 /* runqueue_begins notes when the wait of a task begins. */
 static __always_inline void runqueue_begins(struct task_struct *task)
 {
-	struct runqueue_task *t;
+	struct runqueue_task *t = runqueue_remember(task);
 
-	t = bpf_task_storage_get(&runqueue_tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (t)
-		t->since = bpf_ktime_get_ns();
+		t->mark = bpf_ktime_get_ns();
 }
 
 /* runqueue_runs counts a run. The programs cannot interrupt each other on a CPU. */
@@ -273,6 +344,20 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(runqueue_moved, struct cgroup *to)
 {
 	__sync_fetch_and_add(&owner_moves, 1);
+	return 0;
+}
+
+/* It fires when nothing refers to a task that ended any more, so after its last switch. */
+SEC("tp_btf/sched_process_free")
+int BPF_PROG(runqueue_freed, struct task_struct *task)
+{
+	u64 id = runqueue_id(task);
+	struct runqueue_seat *seat = runqueue_seat(id);
+
+	if (!seat || seat->holder != id)
+		return 0;
+	seat->task = (struct runqueue_task){};
+	__sync_val_compare_and_swap(&seat->holder, id, 0);
 	return 0;
 }
 

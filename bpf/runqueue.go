@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/cilium/ebpf"
 
@@ -28,7 +29,7 @@ const (
 )
 
 // RunQueue is the probe that measures how long tasks wait for a CPU. See runqueue.bpf.c. It takes 2.2 KB for each owner
-// and shard, and some 100 bytes for each task.
+// and shard, 256 KB for tasks, and some 100 bytes for each task that finds no place there.
 type RunQueue struct {
 	*Probe
 	Table[RunQueueCounts]
@@ -38,10 +39,14 @@ type RunQueue struct {
 func runQueueRungs() []rung {
 	switches := tracepoint{"sched_switch", []string{"", "task_struct", "task_struct", ""}}
 	moves := tracepoint{"cgroup_attach_task", []string{"cgroup"}}
+	frees := tracepoint{"sched_process_free", []string{"task_struct"}}
 	return []rung{
 		{
-			hook:     "tp_btf/sched_switch",
-			programs: []string{gen.RunqueueProgRunqueueSwitch, gen.RunqueueProgRunqueueMoved},
+			hook: "tp_btf/sched_switch",
+			programs: []string{
+				gen.RunqueueProgRunqueueFreed, // first: who gets a seat gives it back
+				gen.RunqueueProgRunqueueSwitch, gen.RunqueueProgRunqueueMoved,
+			},
 			fields: []field{
 				{"sched_info", "run_delay", "CONFIG_SCHED_INFO=y"},
 				{"sched_info", "last_queued", "CONFIG_SCHED_INFO=y"},
@@ -49,16 +54,17 @@ func runQueueRungs() []rung {
 				{"sched_entity", "cfs_rq", "CONFIG_FAIR_GROUP_SCHED=y"},
 				{"cfs_rq", "rq", "CONFIG_FAIR_GROUP_SCHED=y"},
 			},
-			tracepoints: []tracepoint{switches, moves},
+			tracepoints: []tracepoint{switches, moves, frees},
 		},
 		{
 			hook: "tp_btf/sched_wakeup, sched_wakeup_new, sched_switch",
 			programs: []string{
-				gen.RunqueueProgRunqueueChange, gen.RunqueueProgRunqueueWakeup, gen.RunqueueProgRunqueueNew,
-				gen.RunqueueProgRunqueueMoved,
+				gen.RunqueueProgRunqueueFreed, gen.RunqueueProgRunqueueChange, gen.RunqueueProgRunqueueWakeup,
+				gen.RunqueueProgRunqueueNew, gen.RunqueueProgRunqueueMoved,
 			},
 			tracepoints: []tracepoint{
-				switches, moves, {"sched_wakeup", []string{"task_struct"}}, {"sched_wakeup_new", []string{"task_struct"}},
+				switches, moves, frees,
+				{"sched_wakeup", []string{"task_struct"}}, {"sched_wakeup_new", []string{"task_struct"}},
 			},
 			lacks: "measured at three hooks, at four times the cost",
 		},
@@ -75,6 +81,7 @@ func newRunQueue(k *Kernel, opts RunQueueOptions, rungs []rung) (*RunQueue, erro
 	slots := k.slots()
 	d := design{
 		name: "the run-queue probe", spec: gen.LoadRunqueue, needs: []capability{capBPF, capPerfmon}, rungs: rungs,
+		attaching: emptySeats,
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
 			cpus := int(spec.Maps[probeCPUs].MaxEntries)
 			table := spec.Maps[gen.RunqueueMapRunqueueTable]
@@ -95,6 +102,28 @@ func newRunQueue(k *Kernel, opts RunQueueOptions, rungs []rung) (*RunQueue, erro
 		return nil, errors.Join(unavailable("read the run-queue probe", err, d.needs...), p.Close())
 	}
 	return &RunQueue{p, table}, nil
+}
+
+// runQueueSeat has the size of struct runqueue_seat (bpf/runqueue.bpf.c).
+type runQueueSeat [4]uint64
+
+// emptySeats makes the probe forget the tasks in its seats: those that ended while it was detached would keep theirs.
+func emptySeats(p *Probe) error {
+	if p.start.IsZero() {
+		return nil // nobody was ever seated
+	}
+	const batch = 512 // divides their number
+	seats := p.collection.Maps[gen.RunqueueMapRunqueueSeats]
+	keys, empty := make([]uint32, batch), make([]runQueueSeat, batch)
+	for first := uint32(0); first < seats.MaxEntries(); first += batch {
+		for i := range keys {
+			keys[i] = first + uint32(i)
+		}
+		if _, err := seats.BatchUpdate(keys, empty, nil); err != nil {
+			return fmt.Errorf("empty the seats of tasks: %w", err)
+		}
+	}
+	return nil
 }
 
 // Moved tells the probe that owners got other slots: what it remembers of tasks is out of date.

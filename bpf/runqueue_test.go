@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/slid-agent/slid/bpf/gen"
 	"github.com/slid-agent/slid/internal/pairtest"
 	"github.com/slid-agent/slid/internal/testneed"
 )
@@ -88,6 +89,7 @@ type load struct {
 	in     io.WriteCloser
 	out    *bufio.Reader
 	chosen func(tid int) bool // the threads that the probe records; nil: all
+	weight uint64             // of each of them
 }
 
 // startLoad starts a shell that becomes the load at the first line it reads. A probe attached before that line sees
@@ -117,7 +119,7 @@ func startLoad(t *testing.T) *load {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 	})
-	return &load{cmd: cmd, in: in, out: bufio.NewReader(out)}
+	return &load{cmd: cmd, in: in, out: bufio.NewReader(out), weight: 1}
 }
 
 // say writes a line to the load.
@@ -238,17 +240,83 @@ func TestRunQueueFallbackAgreesWithSchedstat(t *testing.T) {
 // A sample has the waits of some threads, each with the weight that makes up for the others.
 func TestRunQueueSampleAgreesWithSchedstat(t *testing.T) {
 	const shift = 1
-	g := measureLoad(t, runQueueRungs()[:1], func(r *RunQueue) (chosen func(tid int) bool) {
+	g := measureLoad(t, runQueueRungs()[:1], func(r *RunQueue, l *load) {
 		if err := r.Sample(shift); err != nil {
 			t.Fatal(err)
 		}
-		return func(tid int) bool { return (uint32(tid)^r.salt)*0x9e3779b1>>(32-shift) == 0 }
+		l.weight = 1 << shift
+		l.chosen = func(tid int) bool { return (uint32(tid)^r.salt)*0x9e3779b1>>(32-shift) == 0 }
 	})
 	if !within(g.WaitNS, g.schedstat.waitNS<<shift, 0.01) {
 		t.Errorf("sum of waits %d ns, the scheduler counted %d ns for one in %d", g.WaitNS, g.schedstat.waitNS, 1<<shift)
 	}
 	if g.Skipped == 0 {
 		t.Error("no event was skipped")
+	}
+}
+
+// Who finds his seat taken remembers elsewhere: nothing is lost and nothing is counted twice, whether all seats are taken
+// or every other one.
+func TestRunQueueWithoutSeatsAgreesWithSchedstat(t *testing.T) {
+	for _, step := range []uint32{1, 2} {
+		t.Run(fmt.Sprintf("one in %d taken", step), func(t *testing.T) {
+			const stranger = 1 // distances of addresses are none of 1
+			g := measureLoad(t, runQueueRungs()[:1], func(r *RunQueue, _ *load) {
+				seats := r.collection.Maps[gen.RunqueueMapRunqueueSeats]
+				for i := uint32(0); i < seats.MaxEntries(); i += step {
+					if err := seats.Put(i, runQueueSeat{stranger}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				t.Cleanup(func() {
+					if n := len(takenSeats(t, r)); n < int(seats.MaxEntries()/step) {
+						t.Errorf("only %d seats are taken", n)
+					}
+				})
+			})
+			if !within(g.WaitNS, g.schedstat.waitNS, 0.01) {
+				t.Errorf("sum of waits %d ns, the scheduler counted %d ns", g.WaitNS, g.schedstat.waitNS)
+			}
+		})
+	}
+}
+
+// takenSeats returns the holders of seats.
+func takenSeats(t *testing.T, r *RunQueue) (holders []uint64) {
+	t.Helper()
+	var seat runQueueSeat
+	var key uint32
+	for entries := r.collection.Maps[gen.RunqueueMapRunqueueSeats].Iterate(); entries.Next(&key, &seat); {
+		if seat[0] != 0 {
+			holders = append(holders, seat[0])
+		}
+	}
+	return holders
+}
+
+// A task has a seat from its first wait on until it is gone: then the next one may sit there.
+func TestRunQueueSeatsAreGivenBack(t *testing.T) {
+	for i, rung := range runQueueRungs() {
+		t.Run(rung.hook, func(t *testing.T) {
+			requireCapabilities(t)
+			l := startLoad(t)
+			r := openRunQueueBy(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)}, runQueueRungs()[i:i+1])
+			l.say(t)
+			l.expect(t, "ready")
+			l.round(t, r, 1000)
+			if n := len(takenSeats(t, r)); n < loadThreads-2 { // but for those whose seats are the same
+				t.Errorf("%d threads have %d seats", loadThreads, n)
+			}
+			if err := l.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = l.cmd.Wait() // it was killed
+			for deadline := time.Now().Add(10 * time.Second); len(takenSeats(t, r)) > 0; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d seats are still taken", len(takenSeats(t, r)))
+				}
+			}
+		})
 	}
 }
 
@@ -296,16 +364,15 @@ type growth struct {
 	schedstat                schedstat
 }
 
-// measureLoad runs a round of load and compares the counts of both sides. prepare may change the probe and say which
-// threads of the load it records then, with a weight that makes them two.
-func measureLoad(t *testing.T, rungs []rung, prepare func(*RunQueue) func(tid int) bool) (g growth) {
+// measureLoad runs a round of load and compares the counts of both sides. prepare may change the probe, and the load's
+// account of what it records.
+func measureLoad(t *testing.T, rungs []rung, prepare func(*RunQueue, *load)) (g growth) {
 	t.Helper()
 	requireCapabilities(t)
 	l := startLoad(t)
 	r := openRunQueueBy(t, RunQueueOptions{OnlyTGID: uint32(l.cmd.Process.Pid)}, rungs)
-	weight := uint64(1)
 	if prepare != nil {
-		l.chosen, weight = prepare(r), 2
+		prepare(r, l)
 	}
 	l.say(t)
 	l.expect(t, "ready")
@@ -327,11 +394,11 @@ func measureLoad(t *testing.T, rungs []rung, prepare func(*RunQueue) func(tid in
 	if totals1.Discarded != 0 {
 		t.Errorf("%d waits of negative length", totals1.Discarded)
 	}
-	if !within(g.Waits, weight*g.schedstat.slices, 0.01) {
-		t.Errorf("%d waits, the scheduler counted %d", g.Waits, weight*g.schedstat.slices)
+	if !within(g.Waits, l.weight*g.schedstat.slices, 0.01) {
+		t.Errorf("%d waits, the scheduler counted %d", g.Waits, l.weight*g.schedstat.slices)
 	}
-	if !within(g.Preempted, weight*g.schedstat.preempted, 0.02) {
-		t.Errorf("%d preempted waits, the scheduler counted %d", g.Preempted, weight*g.schedstat.preempted)
+	if !within(g.Preempted, l.weight*g.schedstat.preempted, 0.02) {
+		t.Errorf("%d preempted waits, the scheduler counted %d", g.Preempted, l.weight*g.schedstat.preempted)
 	}
 	return g
 }
@@ -427,7 +494,7 @@ func BenchmarkRunQueueSwitch(b *testing.B) {
 	before := r.mustRead(b)
 	pingPong(b)
 	after := r.mustRead(b)
-	s, err := r.Programs()[0].Stats()
+	s, err := r.collection.Programs[gen.RunqueueProgRunqueueSwitch].Stats()
 	if err != nil {
 		b.Fatal(err)
 	}

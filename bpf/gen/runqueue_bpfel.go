@@ -46,9 +46,11 @@ type RunqueueRunqueueSlot struct {
 const (
 	RunqueueMapOwnerGroups     = "owner_groups"
 	RunqueueMapProbeCpus       = "probe_cpus"
+	RunqueueMapRunqueueSeats   = "runqueue_seats"
 	RunqueueMapRunqueueTable   = "runqueue_table"
 	RunqueueMapRunqueueTasks   = "runqueue_tasks"
 	RunqueueProgRunqueueChange = "runqueue_change"
+	RunqueueProgRunqueueFreed  = "runqueue_freed"
 	RunqueueProgRunqueueMoved  = "runqueue_moved"
 	RunqueueProgRunqueueNew    = "runqueue_new"
 	RunqueueProgRunqueueSwitch = "runqueue_switch"
@@ -107,6 +109,7 @@ type RunqueueSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RunqueueProgramSpecs struct {
 	RunqueueChange *ebpf.ProgramSpec `ebpf:"runqueue_change"`
+	RunqueueFreed  *ebpf.ProgramSpec `ebpf:"runqueue_freed"`
 	RunqueueMoved  *ebpf.ProgramSpec `ebpf:"runqueue_moved"`
 	RunqueueNew    *ebpf.ProgramSpec `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.ProgramSpec `ebpf:"runqueue_switch"`
@@ -119,6 +122,7 @@ type RunqueueProgramSpecs struct {
 type RunqueueMapSpecs struct {
 	OwnerGroups   *ebpf.MapSpec `ebpf:"owner_groups"`
 	ProbeCpus     *ebpf.MapSpec `ebpf:"probe_cpus"`
+	RunqueueSeats *ebpf.MapSpec `ebpf:"runqueue_seats"`
 	RunqueueTable *ebpf.MapSpec `ebpf:"runqueue_table"`
 	RunqueueTasks *ebpf.MapSpec `ebpf:"runqueue_tasks"`
 }
@@ -160,6 +164,7 @@ func (o *RunqueueObjects) Close() error {
 type RunqueueMaps struct {
 	OwnerGroups   *ebpf.Map `ebpf:"owner_groups"`
 	ProbeCpus     *ebpf.Map `ebpf:"probe_cpus"`
+	RunqueueSeats *ebpf.Map `ebpf:"runqueue_seats"`
 	RunqueueTable *ebpf.Map `ebpf:"runqueue_table"`
 	RunqueueTasks *ebpf.Map `ebpf:"runqueue_tasks"`
 }
@@ -168,6 +173,7 @@ func (m *RunqueueMaps) Close() error {
 	return _RunqueueClose(
 		m.OwnerGroups,
 		m.ProbeCpus,
+		m.RunqueueSeats,
 		m.RunqueueTable,
 		m.RunqueueTasks,
 	)
@@ -193,6 +199,7 @@ type RunqueueVariables struct {
 // It can be passed to LoadRunqueueObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RunqueuePrograms struct {
 	RunqueueChange *ebpf.Program `ebpf:"runqueue_change"`
+	RunqueueFreed  *ebpf.Program `ebpf:"runqueue_freed"`
 	RunqueueMoved  *ebpf.Program `ebpf:"runqueue_moved"`
 	RunqueueNew    *ebpf.Program `ebpf:"runqueue_new"`
 	RunqueueSwitch *ebpf.Program `ebpf:"runqueue_switch"`
@@ -202,6 +209,7 @@ type RunqueuePrograms struct {
 func (p *RunqueuePrograms) Close() error {
 	return _RunqueueClose(
 		p.RunqueueChange,
+		p.RunqueueFreed,
 		p.RunqueueMoved,
 		p.RunqueueNew,
 		p.RunqueueSwitch,
