@@ -18,6 +18,7 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
+#include "regs.h"
 #include "sock.h"
 
 #define ACCEPT_WAITING 16384 /* connections in accept queues at a time */
@@ -59,16 +60,6 @@ struct {
 } accept_table SEC(".maps");
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-/* arch/x86/include/asm/ptrace.h */
-struct pt_regs___x86 {
-	unsigned long orig_ax;
-};
-
-/* arch/arm64/include/asm/ptrace.h */
-struct pt_regs___arm64 {
-	s32 syscallno;
-};
 
 /* include/linux/fdtable.h */
 struct fdtable {
@@ -193,14 +184,8 @@ static __always_inline int accept_returned(struct sock *sk)
 /* accept_called says whether a system call that returns is accept or accept4. */
 static __always_inline bool accept_called(struct pt_regs *regs)
 {
-	struct pt_regs___arm64 *arm = (void *)regs;
-	struct pt_regs___x86 *x86 = (void *)regs;
-	u32 call;
+	u32 call = regs_call(regs);
 
-	if (bpf_core_field_exists(x86->orig_ax))
-		call = x86->orig_ax;
-	else
-		call = arm->syscallno;
 	return call == accept_call || call == accept4_call;
 }
 

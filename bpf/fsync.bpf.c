@@ -10,6 +10,9 @@
  *   systems. Compilers put it into one or the other of its callers in the same file (Debian's 6.1 into fdatasync), so the
  *   two system calls are hooked as well, and what is measured within is not measured again. Work that the kernel's own
  *   threads do for others (aio, loop devices) is theirs, if it is seen.
+ * - kprobe.multi and kretprobe.multi of the same functions (CONFIG_FPROBE), or kprobes and kretprobes, for policies that
+ *   refuse fentry and kernels without trampolines for programs. A return does not tell which call it is of: it is the
+ *   innermost that goes on.
  * - tp_btf/ext4_sync_file_enter and _exit: the same for ext4 alone.
  * - tracepoint/syscalls/sys_enter_fsync, sys_exit_fsync and those of fdatasync: these two system calls alone. While a
  *   tracepoint of a system call is in use, the kernel takes the slow way in and out of every system call.
@@ -20,6 +23,7 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
+#include "regs.h"
 #include "span.h"
 
 enum fsync_kind {
@@ -166,6 +170,56 @@ SEC("fexit/fdatasync")
 int BPF_PROG(fsync_sys_dend, void *regs, s64 ret)
 {
 	return fsync_ends(FSYNC_CALL, ret);
+}
+
+/* The same by kprobes. */
+
+#define FSYNC_NONE 2 /* id of nothing */
+
+/* fsync_innermost returns the id of the call of vfs_fsync_range that returns next. */
+static __always_inline u64 fsync_innermost(void)
+{
+	u64 id = span_innermost();
+
+	return id && id != FSYNC_CALL ? id : FSYNC_NONE;
+}
+
+SEC("kprobe.multi/vfs_fsync_range")
+int fsync_probe(struct pt_regs *regs)
+{
+	struct file *file = (struct file *)regs_first(regs);
+
+	return fsync_begins((u64)BPF_CORE_READ(file, f_inode), (int)regs_fourth(regs));
+}
+
+SEC("kretprobe.multi/vfs_fsync_range")
+int fsync_probe_end(struct pt_regs *regs)
+{
+	return fsync_ends(fsync_innermost(), (int)regs_result(regs));
+}
+
+SEC("kprobe.multi/fsync")
+int fsync_probe_sys(struct pt_regs *regs)
+{
+	return fsync_begins(FSYNC_CALL, false);
+}
+
+SEC("kretprobe.multi/fsync")
+int fsync_probe_send(struct pt_regs *regs)
+{
+	return fsync_ends(FSYNC_CALL, regs_result(regs));
+}
+
+SEC("kprobe.multi/fdatasync")
+int fsync_probe_data(struct pt_regs *regs)
+{
+	return fsync_begins(FSYNC_CALL, true);
+}
+
+SEC("kretprobe.multi/fdatasync")
+int fsync_probe_dend(struct pt_regs *regs)
+{
+	return fsync_ends(FSYNC_CALL, regs_result(regs));
 }
 
 SEC("tp_btf/ext4_sync_file_enter")

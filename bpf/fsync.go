@@ -37,10 +37,12 @@ type Fsync struct {
 }
 
 const (
-	// fsyncRungAll, fsyncRungExt4 and fsyncRungCalls are indexes of fsyncRungs.
+	// What follows are indexes of fsyncRungs.
 	fsyncRungAll   = 0
-	fsyncRungExt4  = 1
-	fsyncRungCalls = 2
+	fsyncRungMulti = 1
+	fsyncRungAlone = 2
+	fsyncRungExt4  = 3
+	fsyncRungCalls = 4
 )
 
 // systemCall returns the name of the kernel's function of a system call for programs of 64 bits.
@@ -51,31 +53,40 @@ func systemCall(name string) string {
 	return "__" + runtime.GOARCH + "_sys_" + name
 }
 
-// fsyncFunctions returns the programs that measure at functions of the kernel, and these. Ends come before beginnings.
-func fsyncFunctions() (programs, functions []string) {
+// fsyncFunctions returns the functions of the kernel that programs measure at, and these by fentry and by kprobe.multi.
+// Ends come before beginnings.
+func fsyncFunctions() (functions, entries, probes []string) {
 	const all = "vfs_fsync_range"
 	fsync, fdatasync := systemCall("fsync"), systemCall("fdatasync")
-	programs = []string{
+	functions = []string{fsync, fdatasync, all, all, fsync, fdatasync}
+	entries = []string{
 		gen.FsyncProgFsyncSysEnd, gen.FsyncProgFsyncSysDend, gen.FsyncProgFsyncExit,
 		gen.FsyncProgFsyncEnter, gen.FsyncProgFsyncSys, gen.FsyncProgFsyncSysData,
 	}
-	return programs, []string{fsync, fdatasync, all, all, fsync, fdatasync}
+	probes = []string{
+		gen.FsyncProgFsyncProbeSend, gen.FsyncProgFsyncProbeDend, gen.FsyncProgFsyncProbeEnd,
+		gen.FsyncProgFsyncProbe, gen.FsyncProgFsyncProbeSys, gen.FsyncProgFsyncProbeData,
+	}
+	return functions, entries, probes
 }
 
 // fsyncRungs are the ways to measure durability waits.
 func fsyncRungs() []rung {
-	programs, functions := fsyncFunctions()
+	functions, entries, probes := fsyncFunctions()
+	hooks := "vfs_fsync_range, " + systemCall("fsync") + ", " + systemCall("fdatasync")
+	fields := []field{{"file", "f_inode", ""}}
+	multi, alone := byKprobes(rung{
+		programs: probes, fields: fields, functions: functions,
+		lacks: "runs take longer, and while more than twice as many tasks as CPUs wait, the kernel may not tell the end",
+	}, hooks)
 	return []rung{
-		fsyncRungAll: {
-			hook:      "fentry/vfs_fsync_range, " + systemCall("fsync") + ", " + systemCall("fdatasync"),
-			programs:  programs,
-			fields:    []field{{"file", "f_inode", ""}},
-			functions: functions,
-		},
+		fsyncRungAll:   {hook: "fentry/" + hooks, programs: entries, fields: fields, functions: functions},
+		fsyncRungMulti: multi,
+		fsyncRungAlone: alone,
 		fsyncRungExt4: {
 			hook:     "tp_btf/ext4_sync_file_enter",
 			programs: []string{gen.FsyncProgFsyncExt4End, gen.FsyncProgFsyncExt4},
-			fields:   []field{{"file", "f_inode", ""}},
+			fields:   fields,
 			tracepoints: []tracepoint{
 				{"ext4_sync_file_enter", []string{"file", ""}}, {"ext4_sync_file_exit", []string{"inode", ""}},
 			},
@@ -100,9 +111,9 @@ func newFsync(k *Kernel, rungs []rung) (*Fsync, error) {
 	d := design{
 		name: "the fsync probe", spec: gen.LoadFsync, needs: []capability{capBPF, capPerfmon}, rungs: rungs,
 		prepare: func(spec *ebpf.CollectionSpec, _ *rung) error {
-			programs, functions := fsyncFunctions()
-			for i, name := range programs {
-				spec.Programs[name].AttachTo = functions[i]
+			functions, entries, probes := fsyncFunctions()
+			for i, function := range functions {
+				spec.Programs[entries[i]].AttachTo, spec.Programs[probes[i]].AttachTo = function, function
 			}
 			return sizeTable(spec, gen.FsyncMapFsyncTable, k.slots(), 1) // it takes long: CPUs share
 		},

@@ -5,11 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slid-agent/slid/internal/verdict"
 )
 
 const (
@@ -136,30 +139,37 @@ func fsyncAgrees(t *testing.T, rung int, dir string, direct, failed bool) {
 	f, err := newFsync(attributed(t, g), fsyncRungs()[rung:rung+1])
 	skipRefused(t, err)
 	defer f.Close()
+	want := verdict.Active
+	if rung != fsyncRungAll {
+		want = verdict.Degraded
+	}
+	if v := f.Verdict("fsync"); v.State != want || v.Hook != fsyncRungs()[rung].hook {
+		t.Errorf("got %+v", v)
+	}
 	report := startGroupLoad(t, g, "fsync "+dir).work()
 	got := readSlot(t, &f.Table, 1)
-	want := [2]loadWaits{report.Waits[FsyncAll], report.Waits[FsyncData]}
+	waits := [2]loadWaits{report.Waits[FsyncAll], report.Waits[FsyncData]}
 	if direct {
-		want[FsyncData].plus(report.Waits[2])
+		waits[FsyncData].plus(report.Waits[2])
 	}
 	var errs uint64
 	if failed {
 		errs = report.Failed.Count
-		want[FsyncAll].plus(report.Failed)
+		waits[FsyncAll].plus(report.Failed)
 	}
 	for kind := range got.Wait {
 		n, sum := got.Wait[kind].Count(), time.Duration(got.Wait[kind].SumNs)
-		t.Logf("kind %d: %d waits, %v; the test: %d, %v", kind, n, sum, want[kind].Count, want[kind].Took)
+		t.Logf("kind %d: %d waits, %v; the test: %d, %v", kind, n, sum, waits[kind].Count, waits[kind].Took)
 		unsynced := fileSystem(t, dir) == unix.TMPFS_MAGIC && kind == FsyncData && direct // O_DSYNC may mean nothing there
-		if n != want[kind].Count && !(unsynced && n == report.Waits[kind].Count) {
-			t.Errorf("kind %d: %d waits, want %d", kind, n, want[kind].Count)
+		if n != waits[kind].Count && !(unsynced && n == report.Waits[kind].Count) {
+			t.Errorf("kind %d: %d waits, want %d", kind, n, waits[kind].Count)
 		}
-		if sum == 0 || sum > want[kind].Took {
-			t.Errorf("kind %d: %v, the test's clock says %v", kind, sum, want[kind].Took)
+		if sum == 0 || sum > waits[kind].Took {
+			t.Errorf("kind %d: %v, the test's clock says %v", kind, sum, waits[kind].Took)
 		}
 		// A disk takes longer than the ways in and out, but not so much longer in an emulated machine.
-		if fileSystem(t, dir) != unix.TMPFS_MAGIC && sum < want[kind].Took/2 {
-			t.Errorf("kind %d: %v, the test's clock says %v", kind, sum, want[kind].Took)
+		if fileSystem(t, dir) != unix.TMPFS_MAGIC && sum < waits[kind].Took/2 {
+			t.Errorf("kind %d: %v, the test's clock says %v", kind, sum, waits[kind].Took)
 		}
 	}
 	if got.Errors[FsyncOther] != errs || got.Errors[FsyncEIO]+got.Errors[FsyncENOSPC]+got.Errors[FsyncEDQUOT] != 0 {
@@ -175,7 +185,41 @@ func TestFsyncOnDisk(t *testing.T) {
 	if fs == unix.TMPFS_MAGIC {
 		t.Skip("needs a folder on a disk: set SLID_TEST_DIR")
 	}
-	fsyncAgrees(t, fsyncRungAll, dir, true, true)
+	eachFsyncEntry(t, dir)
+}
+
+// eachFsyncEntry runs the load with the rungs that see all ways to a disk.
+func eachFsyncEntry(t *testing.T, dir string) {
+	t.Run("fentry", func(t *testing.T) { fsyncAgrees(t, fsyncRungAll, dir, true, true) })
+	t.Run("kprobe.multi", func(t *testing.T) { fsyncAgrees(t, fsyncRungMulti, dir, true, true) })
+	t.Run("kprobe", func(t *testing.T) { fsyncAgrees(t, fsyncRungAlone, dir, true, true) })
+}
+
+// Without fentry the best of the other ways is in use, and the verdict says why.
+func TestFsyncWithoutEntry(t *testing.T) {
+	requireCapabilities(t)
+	rungs := fsyncRungs()
+	rungs[fsyncRungAll].functions = []string{"no_such_function"}
+	want := ""
+	for _, r := range rungs {
+		f, err := newFsync(&Kernel{}, []rung{r})
+		if err == nil {
+			f.Close()
+			want = r.hook
+			break
+		}
+		t.Log(err)
+	}
+	f, err := newFsync(&Kernel{}, rungs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	v := f.Verdict("fsync")
+	t.Logf("%+v", v)
+	if v.State != verdict.Degraded || v.Hook != want || !strings.Contains(v.Reason, "no function no_such_function") {
+		t.Errorf("got %+v, want the hook %s", v, want)
+	}
 }
 
 func TestFsyncOnExt4(t *testing.T) {
@@ -208,14 +252,14 @@ func TestFsyncOnOverlay(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("all", func(t *testing.T) { fsyncAgrees(t, fsyncRungAll, merged, true, true) })
+	eachFsyncEntry(t, merged)
 	if fs == unix.EXT4_SUPER_MAGIC {
 		t.Run("ext4", func(t *testing.T) { fsyncAgrees(t, fsyncRungExt4, merged, true, false) })
 	}
 }
 
 func TestFsyncInMemory(t *testing.T) {
-	fsyncAgrees(t, fsyncRungAll, memoryDir(t), true, true)
+	eachFsyncEntry(t, memoryDir(t))
 }
 
 // fsyncTracefsEnv tells TestFsyncBySystemCalls that it runs in a mount namespace of its own.

@@ -349,7 +349,7 @@ func attributed(t testing.TB, groups ...*testGroup) *Kernel {
 func skipRefused(t *testing.T, err error) {
 	t.Helper()
 	u, ok := errors.AsType[*verdict.UnavailableError](err)
-	if ok && errors.Is(u.Err, unix.EPERM) {
+	if ok && (errors.Is(u.Err, unix.EPERM) || u.Missing == configFprobe || u.Missing == configKprobes) {
 		t.Skip(err)
 	}
 	if err != nil {

@@ -9,6 +9,8 @@
  * - tp_btf/mark_victim (mm/oom_kill.c) where it names the victim's task: Linux 6.9, and stable series that took it over.
  *   Further threads of a dying process that run out of memory are marked as well; the process is counted once.
  * - fentry of __oom_kill_process, which is given the task. It leaves out a victim that was about to end by itself.
+ * - kprobe.multi (CONFIG_FPROBE) or a kprobe of the same function, for policies that refuse fentry and kernels without
+ *   trampolines for programs.
  * - tp_btf/mark_victim which names a number: the group is the one of the task that ran out of memory. For a group's own
  *   limit that is the victim's or another one below the limit; when the host has no memory left it may be any.
  * They fire when somebody dies. A run takes some 300 ns.
@@ -17,6 +19,7 @@
 #include "cgroup.h"
 #include "owner.h"
 #include "probe.h"
+#include "regs.h"
 
 /* What is counted for an owner. */
 struct oom_slot {
@@ -95,6 +98,22 @@ SEC("fentry/__oom_kill_process")
 int BPF_PROG(oom_kill, struct task_struct *victim)
 {
 	return oom_chosen(victim);
+}
+
+/* It is called once for a process. A pointer from a register is none that task storage could be had of, to know. */
+SEC("kprobe.multi/__oom_kill_process")
+int oom_probe(struct pt_regs *regs)
+{
+	struct task_struct *victim = (struct task_struct *)regs_first(regs);
+	struct probe_cpu *c = probe_account();
+	u64 began;
+
+	if (!c)
+		return 0;
+	began = probe_enter(c);
+	oom_record(c, owner_of(BPF_CORE_READ(victim, cgroups, dfl_cgrp, kn, id)));
+	probe_leave(c, began);
+	return 0;
 }
 
 SEC("tp_btf/mark_victim")

@@ -21,15 +21,21 @@ type OOM struct {
 
 const (
 	oomFunction = "__oom_kill_process"
-	// oomRungTask, oomRungKill and oomRungNumber are indexes of oomRungs.
+	// What follows are indexes of oomRungs.
 	oomRungTask   = 0
 	oomRungKill   = 1
-	oomRungNumber = 2
+	oomRungMulti  = 2
+	oomRungAlone  = 3
+	oomRungNumber = 4
 )
 
 // oomRungs are the ways to count victims.
 func oomRungs() []rung {
 	victim := []field{{"task_struct", "group_leader", ""}, {"css_set", "dfl_cgrp", "CONFIG_CGROUPS=y"}}
+	const lacks = "a process that was about to end by itself when it was chosen is not counted"
+	multi, alone := byKprobes(rung{
+		programs: []string{gen.OOMProgOomProbe}, fields: victim, functions: []string{oomFunction}, lacks: lacks,
+	}, oomFunction)
 	return []rung{
 		oomRungTask: {
 			hook:        "tp_btf/mark_victim",
@@ -42,8 +48,10 @@ func oomRungs() []rung {
 			programs:  []string{gen.OOMProgOomKill},
 			fields:    victim,
 			functions: []string{oomFunction},
-			lacks:     "a process that was about to end by itself when it was chosen is not counted",
+			lacks:     lacks,
 		},
+		oomRungMulti: multi,
+		oomRungAlone: alone,
 		oomRungNumber: {
 			hook:        "tp_btf/mark_victim",
 			programs:    []string{gen.OOMProgOomNumber},

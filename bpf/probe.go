@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,8 @@ type rung struct {
 	extras      []extra
 	// lacks says what the measurement lacks against the first rung; "" for the first.
 	lacks string
+	// alone says that programs for kprobe.multi are attached as one kprobe each.
+	alone bool
 }
 
 // An extra is what a rung attaches only while there is something that needs it: see Extend.
@@ -168,6 +171,9 @@ func (p *Probe) selectPrograms(spec *ebpf.CollectionSpec) {
 		switch {
 		case slices.Contains(programs, name):
 			p.specs[name] = s
+			if p.rung.alone && s.Type == ebpf.Kprobe {
+				s.AttachType = ebpf.AttachNone
+			}
 		case s.AttachType != ebpf.AttachTraceIter: // iterators run when user space asks
 			delete(spec.Programs, name)
 		}
@@ -183,6 +189,15 @@ func (r *rung) all(lacking []error) []string {
 		}
 	}
 	return programs
+}
+
+// byKprobes returns two rungs of one, for programs of the sections kprobe.multi and kretprobe.multi: kernels without the
+// former may have kprobes. functions is the end of their hooks.
+func byKprobes(r rung, functions string) (multi, alone rung) {
+	multi, alone = r, r
+	multi.hook = "kprobe.multi/" + functions
+	alone.hook, alone.alone = "kprobe/"+functions, true
+	return multi, alone
 }
 
 // check looks up what the rung needs in the kernel's types.
@@ -348,6 +363,8 @@ func (p *Probe) attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer
 		return link.AttachTracing(link.TracingOptions{Program: program})
 	case ebpf.RawTracepoint:
 		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: program})
+	case ebpf.Kprobe:
+		return attachFunction(program, spec)
 	case ebpf.TracePoint:
 		group, name, _ := strings.Cut(spec.AttachTo, "/")
 		return link.Tracepoint(group, name, program, nil)
@@ -356,6 +373,37 @@ func (p *Probe) attach(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer
 	default:
 		return nil, fmt.Errorf("programs of the type %s are not attached here", spec.Type)
 	}
+}
+
+// What kprobes need.
+const (
+	configFprobe  = "CONFIG_FPROBE=y" // kprobe.multi
+	configKprobes = "CONFIG_KPROBE_EVENTS=y"
+	kprobeEvents  = "/sys/bus/event_source/devices/kprobe" // is there with the latter
+)
+
+// attachFunction attaches a program of the section kprobe.multi or kretprobe.multi to a function of the kernel.
+func attachFunction(program *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+	returns := strings.HasPrefix(spec.SectionName, "kretprobe")
+	if spec.AttachType == ebpf.AttachTraceKprobeMulti {
+		attach := link.KprobeMulti
+		if returns {
+			attach = link.KretprobeMulti
+		}
+		l, err := attach(program, link.KprobeMultiOptions{Symbols: []string{spec.AttachTo}})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			return nil, &verdict.UnavailableError{Reason: "the kernel has no kprobe.multi", Missing: configFprobe}
+		}
+		return l, err
+	}
+	if _, err := os.Stat(kprobeEvents); err != nil { // the other way, by tracefs, leaves things behind
+		return nil, &verdict.UnavailableError{Reason: "the kernel has no kprobes", Missing: configKprobes, Err: errnoOf(err)}
+	}
+	attach := link.Kprobe
+	if returns {
+		attach = link.Kretprobe
+	}
+	return attach(spec.AttachTo, program, nil)
 }
 
 // Detach detaches the programs; the counts stay. Nothing is lost by detaching twice.

@@ -15,6 +15,7 @@
 #include "hist.h"
 #include "owner.h"
 #include "probe.h"
+#include "regs.h"
 #include "timing.h"
 
 #define SYSCALLS_NUMBERS      512 /* numbers that are told apart; Linux 6.18 has up to 470 */
@@ -97,16 +98,6 @@ struct task_struct___syscalls {
 	struct thread_info thread_info;
 };
 
-/* arch/x86/include/asm/ptrace.h */
-struct pt_regs___x86 {
-	unsigned long orig_ax;
-};
-
-/* arch/arm64/include/asm/ptrace.h */
-struct pt_regs___arm64 {
-	int syscallno;
-};
-
 #pragma clang attribute pop
 
 /* syscalls_slot_of returns one more than the slot of a call, or 0 if it is not wanted. */
@@ -127,19 +118,6 @@ static __always_inline bool syscalls_left_out(struct task_struct *task)
 	if (bpf_core_field_exists(info->status) && info->status & TS_COMPAT)
 		return true;
 	return info->flags & syscalls_compat;
-}
-
-/* syscalls_number returns the number of the call that a task comes back from, or one that is none. */
-static __always_inline u64 syscalls_number(struct pt_regs *regs)
-{
-	struct pt_regs___x86 *x86 = (void *)regs;
-	struct pt_regs___arm64 *arm64 = (void *)regs;
-
-	if (bpf_core_field_exists(x86->orig_ax))
-		return x86->orig_ax;
-	if (bpf_core_field_exists(arm64->syscallno))
-		return (u32)arm64->syscallno;
-	return SYSCALLS_NUMBERS;
 }
 
 static __always_inline void syscalls_count(u32 slot, u64 ns, u64 n, u64 error)
@@ -215,7 +193,7 @@ static __always_inline bool syscalls_restarts(s64 ret)
 static __always_inline void syscalls_ends(struct probe_cpu *c, struct task_struct *task, struct pt_regs *regs, s64 ret)
 {
 	struct syscalls_task *t = bpf_task_storage_get(&syscalls_tasks, task, 0, 0);
-	u32 slot = syscalls_slot_of(syscalls_number(regs));
+	u32 slot = syscalls_slot_of(regs_call(regs));
 	u64 length, n;
 
 	if (!t || !timing_open(&t->timing)) {

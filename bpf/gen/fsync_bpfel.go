@@ -43,27 +43,33 @@ type FsyncProbeCpu struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	FsyncMapFsyncTable    = "fsync_table"
-	FsyncMapOwnerGroups   = "owner_groups"
-	FsyncMapProbeCpus     = "probe_cpus"
-	FsyncMapSpanTasks     = "span_tasks"
-	FsyncProgFsyncCall    = "fsync_call"
-	FsyncProgFsyncCallEnd = "fsync_call_end"
-	FsyncProgFsyncData    = "fsync_data"
-	FsyncProgFsyncDataEnd = "fsync_data_end"
-	FsyncProgFsyncEnter   = "fsync_enter"
-	FsyncProgFsyncExit    = "fsync_exit"
-	FsyncProgFsyncExt4    = "fsync_ext4"
-	FsyncProgFsyncExt4End = "fsync_ext4_end"
-	FsyncProgFsyncSys     = "fsync_sys"
-	FsyncProgFsyncSysData = "fsync_sys_data"
-	FsyncProgFsyncSysDend = "fsync_sys_dend"
-	FsyncProgFsyncSysEnd  = "fsync_sys_end"
-	FsyncVarProbeSince    = "probe_since"
-	FsyncVarSampleSalt    = "sample_salt"
-	FsyncVarSampleShift   = "sample_shift"
-	FsyncVarTableShards   = "table_shards"
-	FsyncVarTableSlots    = "table_slots"
+	FsyncMapFsyncTable      = "fsync_table"
+	FsyncMapOwnerGroups     = "owner_groups"
+	FsyncMapProbeCpus       = "probe_cpus"
+	FsyncMapSpanTasks       = "span_tasks"
+	FsyncProgFsyncCall      = "fsync_call"
+	FsyncProgFsyncCallEnd   = "fsync_call_end"
+	FsyncProgFsyncData      = "fsync_data"
+	FsyncProgFsyncDataEnd   = "fsync_data_end"
+	FsyncProgFsyncEnter     = "fsync_enter"
+	FsyncProgFsyncExit      = "fsync_exit"
+	FsyncProgFsyncExt4      = "fsync_ext4"
+	FsyncProgFsyncExt4End   = "fsync_ext4_end"
+	FsyncProgFsyncProbe     = "fsync_probe"
+	FsyncProgFsyncProbeData = "fsync_probe_data"
+	FsyncProgFsyncProbeDend = "fsync_probe_dend"
+	FsyncProgFsyncProbeEnd  = "fsync_probe_end"
+	FsyncProgFsyncProbeSend = "fsync_probe_send"
+	FsyncProgFsyncProbeSys  = "fsync_probe_sys"
+	FsyncProgFsyncSys       = "fsync_sys"
+	FsyncProgFsyncSysData   = "fsync_sys_data"
+	FsyncProgFsyncSysDend   = "fsync_sys_dend"
+	FsyncProgFsyncSysEnd    = "fsync_sys_end"
+	FsyncVarProbeSince      = "probe_since"
+	FsyncVarSampleSalt      = "sample_salt"
+	FsyncVarSampleShift     = "sample_shift"
+	FsyncVarTableShards     = "table_shards"
+	FsyncVarTableSlots      = "table_slots"
 )
 
 // LoadFsync returns the embedded CollectionSpec for Fsync.
@@ -108,18 +114,24 @@ type FsyncSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type FsyncProgramSpecs struct {
-	FsyncCall    *ebpf.ProgramSpec `ebpf:"fsync_call"`
-	FsyncCallEnd *ebpf.ProgramSpec `ebpf:"fsync_call_end"`
-	FsyncData    *ebpf.ProgramSpec `ebpf:"fsync_data"`
-	FsyncDataEnd *ebpf.ProgramSpec `ebpf:"fsync_data_end"`
-	FsyncEnter   *ebpf.ProgramSpec `ebpf:"fsync_enter"`
-	FsyncExit    *ebpf.ProgramSpec `ebpf:"fsync_exit"`
-	FsyncExt4    *ebpf.ProgramSpec `ebpf:"fsync_ext4"`
-	FsyncExt4End *ebpf.ProgramSpec `ebpf:"fsync_ext4_end"`
-	FsyncSys     *ebpf.ProgramSpec `ebpf:"fsync_sys"`
-	FsyncSysData *ebpf.ProgramSpec `ebpf:"fsync_sys_data"`
-	FsyncSysDend *ebpf.ProgramSpec `ebpf:"fsync_sys_dend"`
-	FsyncSysEnd  *ebpf.ProgramSpec `ebpf:"fsync_sys_end"`
+	FsyncCall      *ebpf.ProgramSpec `ebpf:"fsync_call"`
+	FsyncCallEnd   *ebpf.ProgramSpec `ebpf:"fsync_call_end"`
+	FsyncData      *ebpf.ProgramSpec `ebpf:"fsync_data"`
+	FsyncDataEnd   *ebpf.ProgramSpec `ebpf:"fsync_data_end"`
+	FsyncEnter     *ebpf.ProgramSpec `ebpf:"fsync_enter"`
+	FsyncExit      *ebpf.ProgramSpec `ebpf:"fsync_exit"`
+	FsyncExt4      *ebpf.ProgramSpec `ebpf:"fsync_ext4"`
+	FsyncExt4End   *ebpf.ProgramSpec `ebpf:"fsync_ext4_end"`
+	FsyncProbe     *ebpf.ProgramSpec `ebpf:"fsync_probe"`
+	FsyncProbeData *ebpf.ProgramSpec `ebpf:"fsync_probe_data"`
+	FsyncProbeDend *ebpf.ProgramSpec `ebpf:"fsync_probe_dend"`
+	FsyncProbeEnd  *ebpf.ProgramSpec `ebpf:"fsync_probe_end"`
+	FsyncProbeSend *ebpf.ProgramSpec `ebpf:"fsync_probe_send"`
+	FsyncProbeSys  *ebpf.ProgramSpec `ebpf:"fsync_probe_sys"`
+	FsyncSys       *ebpf.ProgramSpec `ebpf:"fsync_sys"`
+	FsyncSysData   *ebpf.ProgramSpec `ebpf:"fsync_sys_data"`
+	FsyncSysDend   *ebpf.ProgramSpec `ebpf:"fsync_sys_dend"`
+	FsyncSysEnd    *ebpf.ProgramSpec `ebpf:"fsync_sys_end"`
 }
 
 // FsyncMapSpecs contains maps before they are loaded into the kernel.
@@ -193,18 +205,24 @@ type FsyncVariables struct {
 //
 // It can be passed to LoadFsyncObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FsyncPrograms struct {
-	FsyncCall    *ebpf.Program `ebpf:"fsync_call"`
-	FsyncCallEnd *ebpf.Program `ebpf:"fsync_call_end"`
-	FsyncData    *ebpf.Program `ebpf:"fsync_data"`
-	FsyncDataEnd *ebpf.Program `ebpf:"fsync_data_end"`
-	FsyncEnter   *ebpf.Program `ebpf:"fsync_enter"`
-	FsyncExit    *ebpf.Program `ebpf:"fsync_exit"`
-	FsyncExt4    *ebpf.Program `ebpf:"fsync_ext4"`
-	FsyncExt4End *ebpf.Program `ebpf:"fsync_ext4_end"`
-	FsyncSys     *ebpf.Program `ebpf:"fsync_sys"`
-	FsyncSysData *ebpf.Program `ebpf:"fsync_sys_data"`
-	FsyncSysDend *ebpf.Program `ebpf:"fsync_sys_dend"`
-	FsyncSysEnd  *ebpf.Program `ebpf:"fsync_sys_end"`
+	FsyncCall      *ebpf.Program `ebpf:"fsync_call"`
+	FsyncCallEnd   *ebpf.Program `ebpf:"fsync_call_end"`
+	FsyncData      *ebpf.Program `ebpf:"fsync_data"`
+	FsyncDataEnd   *ebpf.Program `ebpf:"fsync_data_end"`
+	FsyncEnter     *ebpf.Program `ebpf:"fsync_enter"`
+	FsyncExit      *ebpf.Program `ebpf:"fsync_exit"`
+	FsyncExt4      *ebpf.Program `ebpf:"fsync_ext4"`
+	FsyncExt4End   *ebpf.Program `ebpf:"fsync_ext4_end"`
+	FsyncProbe     *ebpf.Program `ebpf:"fsync_probe"`
+	FsyncProbeData *ebpf.Program `ebpf:"fsync_probe_data"`
+	FsyncProbeDend *ebpf.Program `ebpf:"fsync_probe_dend"`
+	FsyncProbeEnd  *ebpf.Program `ebpf:"fsync_probe_end"`
+	FsyncProbeSend *ebpf.Program `ebpf:"fsync_probe_send"`
+	FsyncProbeSys  *ebpf.Program `ebpf:"fsync_probe_sys"`
+	FsyncSys       *ebpf.Program `ebpf:"fsync_sys"`
+	FsyncSysData   *ebpf.Program `ebpf:"fsync_sys_data"`
+	FsyncSysDend   *ebpf.Program `ebpf:"fsync_sys_dend"`
+	FsyncSysEnd    *ebpf.Program `ebpf:"fsync_sys_end"`
 }
 
 func (p *FsyncPrograms) Close() error {
@@ -217,6 +235,12 @@ func (p *FsyncPrograms) Close() error {
 		p.FsyncExit,
 		p.FsyncExt4,
 		p.FsyncExt4End,
+		p.FsyncProbe,
+		p.FsyncProbeData,
+		p.FsyncProbeDend,
+		p.FsyncProbeEnd,
+		p.FsyncProbeSend,
+		p.FsyncProbeSys,
 		p.FsyncSys,
 		p.FsyncSysData,
 		p.FsyncSysDend,

@@ -40,6 +40,7 @@ const (
 	OOMMapProbeCpus   = "probe_cpus"
 	OOMProgOomKill    = "oom_kill"
 	OOMProgOomNumber  = "oom_number"
+	OOMProgOomProbe   = "oom_probe"
 	OOMProgOomVictim  = "oom_victim"
 	OOMVarProbeSince  = "probe_since"
 	OOMVarSampleSalt  = "sample_salt"
@@ -92,6 +93,7 @@ type OOMSpecs struct {
 type OOMProgramSpecs struct {
 	OomKill   *ebpf.ProgramSpec `ebpf:"oom_kill"`
 	OomNumber *ebpf.ProgramSpec `ebpf:"oom_number"`
+	OomProbe  *ebpf.ProgramSpec `ebpf:"oom_probe"`
 	OomVictim *ebpf.ProgramSpec `ebpf:"oom_victim"`
 }
 
@@ -168,6 +170,7 @@ type OOMVariables struct {
 type OOMPrograms struct {
 	OomKill   *ebpf.Program `ebpf:"oom_kill"`
 	OomNumber *ebpf.Program `ebpf:"oom_number"`
+	OomProbe  *ebpf.Program `ebpf:"oom_probe"`
 	OomVictim *ebpf.Program `ebpf:"oom_victim"`
 }
 
@@ -175,6 +178,7 @@ func (p *OOMPrograms) Close() error {
 	return _OOMClose(
 		p.OomKill,
 		p.OomNumber,
+		p.OomProbe,
 		p.OomVictim,
 	)
 }

@@ -72,6 +72,19 @@ static __always_inline void span_begin(struct probe_cpu *c, u64 id, u32 kind)
 	s->begun = bpf_ktime_get_ns();
 }
 
+/*
+ * span_innermost returns the id of what the running task began last and has not ended, or 0. It is for hooks that do not
+ * tell what ends.
+ */
+static __always_inline u64 span_innermost(void)
+{
+	struct span *s = bpf_task_storage_get(&span_tasks, bpf_get_current_task_btf(), 0, 0);
+
+	if (!s || s->begun <= probe_since)
+		return 0;
+	return s->weight ? s->id : s->outer[0];
+}
+
 /* span_outer takes what was begun under an id from the list of those that others began in. */
 static __always_inline bool span_outer(struct span *s, u64 id)
 {

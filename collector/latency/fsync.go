@@ -36,7 +36,7 @@ func (d Deps) NewFsync(env collector.Env) (collector.Collector, error) {
 // declareFsync declares the metrics of the host (system) or of owners (container), and returns what makes their
 // registers.
 func declareFsync(g *metric.Group, area string) func(*metric.Entity) fsyncRegisters {
-	const source = "fentry/vfs_fsync_range, tp_btf/ext4_sync_file_enter or tracepoint/syscalls/sys_enter_fsync"
+	const source = "fentry or kprobe.multi/vfs_fsync_range, tp_btf/ext4_sync_file_enter or tracepoint/syscalls/sys_enter_fsync"
 	wait := g.Histogram(metric.Desc{
 		Name: area + ".filesystem.linux.fsync.duration",
 		Unit: "s",
