@@ -71,7 +71,7 @@ struct runqueue_task {
  * User space empties the seats before the programs are attached again: nobody saw who ended meanwhile.
  */
 #define RUNQUEUE_SEATS_LOG2 13
-#define RUNQUEUE_SEATS	    (1 << RUNQUEUE_SEATS_LOG2)
+#define RUNQUEUE_SEATS      (1 << RUNQUEUE_SEATS_LOG2)
 
 struct runqueue_seat {
 	u64 holder; /* runqueue_id of the task; 0: free, and all else is 0 */

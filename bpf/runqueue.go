@@ -64,7 +64,8 @@ func runQueueRungs() []rung {
 			},
 			tracepoints: []tracepoint{
 				switches, moves, frees,
-				{"sched_wakeup", []string{"task_struct"}}, {"sched_wakeup_new", []string{"task_struct"}},
+				{"sched_wakeup", []string{"task_struct"}},
+				{"sched_wakeup_new", []string{"task_struct"}},
 			},
 			lacks: "measured at three hooks, at four times the cost",
 		},
