@@ -1341,17 +1341,20 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 	struct conn *c;
 	struct http_key key;
 	u32 zero = 0;
-	bool first;
+	/* Then the client's FIN is one of the bytes received. */
+	bool closed = sk->state == BPF_TCP_CLOSE_WAIT || sk->state == BPF_TCP_LAST_ACK;
+	bool first, asked;
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return NULL;
 	/* The server's first word, or what comes before it: does it answer a request that came before the connection? */
 	first = tp->bytes_sent == (ingress ? 0 : p->len);
-	if (!p->len && !(first && tp->bytes_received))
+	asked = tp->bytes_received > (closed ? 1 : 0);
+	if (!p->len && !(first && asked))
 		return NULL;
 	key_of(tp, sk, &key);
-	if (first && tp->bytes_received)
+	if (first && asked)
 		early = came_early(sk, tp, p, &key, &t);
 	if (!p->len && !early)
 		return NULL;
@@ -1384,8 +1387,11 @@ static __always_inline struct conn *create(struct __sk_buff *skb, struct bpf_soc
 	c->slot = slot_of(&key);
 	if (ingress || !first) {
 		c->state = CONN_JOINED;
-	} else if (tp->bytes_received) {
+	} else if (asked) {
 		c->state = CONN_IDLE; /* the request that it answers was lost from http_early */
+	} else if (closed) {
+		c->state = CONN_IGNORED; /* the client left without a word, as checks of health do: nobody asked */
+		return NULL;
 	} else {
 		become_opaque(c); /* the server speaks first, which HTTP does not */
 		return NULL;

@@ -150,6 +150,23 @@ func TestHTTPEarlyRequests(t *testing.T) {
 			}
 			checkCount(t, r.http, r.port(), counted{Aborted: 4})
 		})
+		t.Run(name+"/without a request", func(t *testing.T) {
+			r := newEarlyRig(t, family)
+			c := r.client(0)
+			r.must(unix.Shutdown(c.fd, unix.SHUT_WR))
+			s := r.listener.accept()
+			if s.read() != "" {
+				t.Fatal("the client sent something")
+			}
+			s.write("HTTP/1.1 400 Bad Request\r\n\r\n") // as haproxy answers
+			s.close()
+			c = r.client(0) // an event to wait for
+			c.write(get)
+			s = r.listener.accept()
+			s.write(ok)
+			s.close()
+			checkCount(t, r.http, r.port(), one)
+		})
 		t.Run(name+"/not HTTP", func(t *testing.T) {
 			r := deferred(t)
 			c := r.client(0)
