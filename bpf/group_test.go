@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/internal/cgroup"
+	"github.com/slid-agent/slid/internal/loadtest"
 	"github.com/slid-agent/slid/internal/testneed"
 	"github.com/slid-agent/slid/internal/verdict"
 )
@@ -249,46 +249,21 @@ func touch(memory []byte) {
 
 // A groupLoad is a running TestGroupLoad.
 type groupLoad struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	*loadtest.Load
+	t testing.TB
 }
 
 // startGroupLoad starts a load in a group: "lazy", "flood BYTES", "hold BYTES", "fsync DIRECTORY".
 func startGroupLoad(t testing.TB, g *testGroup, work string) *groupLoad {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir, err := os.Open(g.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	cmd := exec.Command(self, "-test.run=^TestGroupLoad$")
-	cmd.Env = append(os.Environ(), groupLoadEnv+"="+work, "GOGC=off")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	l := &groupLoad{t, cmd, in, bufio.NewReader(out)}
-	t.Cleanup(func() {
-		in.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed, or ended before
-	})
+	l := &groupLoad{loadtest.Start(t, "TestGroupLoad", groupLoadEnv+"="+work, int(dir.Fd())), t}
 	if g.v1 {
-		g.write(t, "cgroup.procs", strconv.Itoa(cmd.Process.Pid))
+		g.write(t, "cgroup.procs", strconv.Itoa(l.Process.Pid))
 	}
 	return l
 }
@@ -296,26 +271,14 @@ func startGroupLoad(t testing.TB, g *testGroup, work string) *groupLoad {
 // work lets it run once and returns what it says of itself.
 func (l *groupLoad) work() (report loadReport) {
 	l.t.Helper()
-	if _, err := io.WriteString(l.in, "go\n"); err != nil {
-		l.t.Fatal(err)
-	}
-	line, err := l.out.ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &report)
-	}
-	if err != nil {
-		l.t.Fatalf("load: %v: %s", err, line)
-	}
+	l.Report("go", &report)
 	return report
 }
 
 // killed lets it run, and says whether it was killed.
 func (l *groupLoad) killed() bool {
 	l.t.Helper()
-	if _, err := io.WriteString(l.in, "go\n"); err != nil {
-		l.t.Fatal(err)
-	}
-	if _, err := l.out.ReadBytes('\n'); err == nil {
+	if _, err := l.Ask("go"); err == nil {
 		return false // it reported
 	}
 	l.awaitKill()
@@ -325,10 +288,9 @@ func (l *groupLoad) killed() bool {
 // awaitKill waits until it is killed.
 func (l *groupLoad) awaitKill() {
 	l.t.Helper()
-	text, _ := io.ReadAll(l.out)
-	err := l.cmd.Wait()
+	err := l.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		l.t.Fatalf("the load was not killed: %v: %s", err, text)
+		l.t.Fatalf("the load was not killed: %v", err)
 	}
 }
 

@@ -38,7 +38,7 @@ func TestReclaimAtLimit(t *testing.T) {
 	l := startGroupLoad(t, g, "lazy")
 	before, pressure, hits := readSlot(t, &r.Table, 1), mustStall(t, g), g.limitHits(t)
 	report := l.work()
-	after, threads := readSlot(t, &r.Table, 1), tasksOf(t, l.cmd.Process.Pid)
+	after, threads := readSlot(t, &r.Table, 1), tasksOf(t, l.Process.Pid)
 	stalls := after.Stall[ReclaimCgroup].Count() - before.Stall[ReclaimCgroup].Count()
 	stalled := time.Duration(after.Stall[ReclaimCgroup].SumNs - before.Stall[ReclaimCgroup].SumNs)
 	psi, hits := mustStall(t, g)-pressure, g.limitHits(t)-hits
@@ -94,7 +94,7 @@ func TestReclaimOfHost(t *testing.T) {
 	l := startGroupLoad(t, g, fmt.Sprint("flood ", 2*total))
 	before := allocStalls(t)
 	report := l.work()
-	threads, own := tasksOf(t, l.cmd.Process.Pid), readSlot(t, &r.Table, 1).Stall[ReclaimGlobal]
+	threads, own := tasksOf(t, l.Process.Pid), readSlot(t, &r.Table, 1).Stall[ReclaimGlobal]
 	stalls, rest := allocStalls(t)-before, readSlot(t, &r.Table, RestSlot).Stall[ReclaimGlobal]
 	t.Logf("%d stalls of %v in %v; %d of others; allocstall %d", own.Count(), time.Duration(own.SumNs), report.Took, rest.Count(), stalls)
 	if own.Count() == 0 || time.Duration(own.SumNs) > report.Took*time.Duration(threads) {

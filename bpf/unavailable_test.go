@@ -4,11 +4,11 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
+	"github.com/slid-agent/slid/internal/testneed"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -19,6 +19,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkMissing(t, "") // the loader remembers what it found the kernel to have, which must not be without capabilities
 	for name, test := range map[string]struct {
 		dropped []capability
 		want    string // missing; "" if the probe works
@@ -68,7 +69,7 @@ func checkMissing(t *testing.T, want string) {
 // A refusal in spite of all capabilities is not blamed on them, and the filter that made it is named.
 func TestRefusalBySeccompIsNamed(t *testing.T) {
 	requireCapabilities(t)
-	onThread(t, refuseBPF, func() {
+	onThread(t, func() error { return testneed.RefuseBPF(false) }, func() {
 		_, err := NewRunQueue(&Kernel{}, RunQueueOptions{})
 		u, ok := errors.AsType[*verdict.UnavailableError](err)
 		if !ok {
@@ -103,21 +104,6 @@ func TestMissingTypesAreNamed(t *testing.T) {
 			t.Errorf("got error %v, want an UnavailableError", err)
 		}
 	})
-}
-
-// refuseBPF makes the calling thread's bpf(2) fail with EPERM, as container runtimes do (seccomp(2)).
-func refuseBPF() error {
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // the number of the system call
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
 }
 
 func TestRequireFields(t *testing.T) {

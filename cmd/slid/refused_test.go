@@ -8,12 +8,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/slid-agent/slid/collector/latency"
 	"github.com/slid-agent/slid/internal/config"
+	"github.com/slid-agent/slid/internal/testneed"
 	"github.com/slid-agent/slid/internal/verdict"
 )
 
@@ -22,20 +22,8 @@ const asRefused = "SLID_TEST_REFUSED"
 
 // refuseAndRun makes bpf(2) fail with EPERM for this process, as container runtimes do (seccomp(2)), and becomes slid.
 func refuseAndRun() {
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // the number of the system call
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+	if err := testneed.RefuseBPF(true); err != nil {
 		panic(err)
-	}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&filter)))
-	if errno != 0 {
-		panic(errno)
 	}
 	os.Unsetenv(asRefused)
 	os.Setenv(asSlid, "1")

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/slid-agent/slid/collector"
 	"github.com/slid-agent/slid/internal/cgroup"
+	"github.com/slid-agent/slid/internal/loadtest"
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
@@ -41,7 +41,8 @@ type cgroupLoadReport struct {
 // TestCgroupLoad is not a test but the load that others start: it waits for a line, works, reports, and waits for the
 // end of its input.
 func TestCgroupLoad(t *testing.T) {
-	if os.Getenv(cgroupLoadEnv) == "" {
+	_, file, started := strings.Cut(os.Getenv(cgroupLoadEnv), " ")
+	if !started {
 		return // not started as a load
 	}
 	fmt.Println("ready") // what it took to start shall not be in any group
@@ -63,7 +64,7 @@ func TestCgroupLoad(t *testing.T) {
 		}
 	}
 	after := cgroupUsage(t)
-	if file := os.Getenv(cgroupLoadEnv + "_FILE"); file != "" {
+	if file != "" {
 		cgroupWriteDirectly(t, file, 4<<20)
 	}
 	report, _ := json.Marshal(cgroupLoadReport{
@@ -101,29 +102,15 @@ func cgroupWriteDirectly(t testing.TB, file string, size int) {
 
 // cgroupLoad is a running TestCgroupLoad.
 type cgroupLoad struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	*loadtest.Load
+	t testing.TB
 }
 
+// startCgroupLoad starts a load, which is in no group of the test's yet. It writes to a file if there is one.
 func startCgroupLoad(t testing.TB, file string) *cgroupLoad {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestCgroupLoad$")
-	cmd.Env = append(os.Environ(), cgroupLoadEnv+"=1", cgroupLoadEnv+"_FILE="+file)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	l := &cgroupLoad{t, cmd, in, bufio.NewReader(out)}
-	if line, err := l.out.ReadString('\n'); err != nil {
+	l := &cgroupLoad{loadtest.Start(t, "TestCgroupLoad", cgroupLoadEnv+"=on "+file, -1), t}
+	if line, err := l.Answer(); err != nil {
 		t.Fatalf("load: %v: %s", err, line)
 	}
 	return l
@@ -133,41 +120,25 @@ func startCgroupLoad(t testing.TB, file string) *cgroupLoad {
 func (l *cgroupLoad) join(dirs ...string) {
 	l.t.Helper()
 	for _, dir := range dirs {
-		writeCgroupFile(l.t, filepath.Join(dir, "cgroup.procs"), strconv.Itoa(l.cmd.Process.Pid))
+		writeCgroupFile(l.t, filepath.Join(dir, "cgroup.procs"), strconv.Itoa(l.Process.Pid))
 	}
 }
 
 // work lets it run and returns what it says of itself. It keeps its memory until end.
 func (l *cgroupLoad) work() (report cgroupLoadReport) {
 	l.t.Helper()
-	if _, err := io.WriteString(l.in, "go\n"); err != nil {
-		l.t.Fatal(err)
-	}
-	line, err := l.out.ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &report)
-	}
-	if err != nil {
-		l.t.Fatalf("load: %v: %s", err, line)
-	}
+	l.Report("go", &report)
 	return report
 }
 
 // tasks returns how many threads it has. Go starts some, and ends none.
 func (l *cgroupLoad) tasks() int {
 	l.t.Helper()
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", l.cmd.Process.Pid))
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", l.Process.Pid))
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	return len(tasks)
-}
-
-// end lets it finish.
-func (l *cgroupLoad) end() error {
-	_ = l.in.Close()
-	_, _ = io.Copy(io.Discard, l.out)
-	return l.cmd.Wait()
 }
 
 func writeCgroupFile(t testing.TB, path, content string) {
@@ -331,7 +302,7 @@ func TestCgroupLiveControllers(t *testing.T) {
 	}
 	cgroupNear(t, "limit", p["container.memory.linux.limit{/"+slice+"}"].value, 512<<20, 0, 0)
 	cgroupNear(t, "task limit", p["container.task.linux.limit{self}"].value, 500, 0, 0)
-	if err := l.end(); err != nil {
+	if err := l.End(); err != nil {
 		t.Error(err)
 	}
 }
@@ -351,7 +322,7 @@ func TestCgroupLiveThrottled(t *testing.T) {
 		p["container.cpu.linux.periods"].value < p["container.cpu.linux.throttled_periods"].value {
 		t.Errorf("throttling does not show: %v", p)
 	}
-	if err := l.end(); err != nil {
+	if err := l.End(); err != nil {
 		t.Error(err)
 	}
 }
@@ -364,11 +335,8 @@ func TestCgroupLiveOOM(t *testing.T) {
 	r.tick().want(t, "greedy", map[string]float64{"container.memory.linux.oom_kills": 0, "container.memory.linux.limit{self}": 32 << 20})
 	l := startCgroupLoad(t, "")
 	l.join(g.all()...)
-	if _, err := io.WriteString(l.in, "go\n"); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = l.out.ReadBytes('\n') // until it is killed
-	if err := l.end(); err == nil || !strings.Contains(err.Error(), "killed") {
+	_, _ = l.Ask("go") // until it is killed
+	if err := l.End(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Skipf("needs swap to be off: the load was not killed: %v", err)
 	}
 	p := r.tick()
@@ -412,7 +380,7 @@ func TestCgroupLiveDisk(t *testing.T) {
 	if p["container.disk.linux.operations{write,"+name+"}"].value < 1 {
 		t.Error("no operation")
 	}
-	if err := l.end(); err != nil {
+	if err := l.End(); err != nil {
 		t.Error(err)
 	}
 }
@@ -440,7 +408,7 @@ func TestCgroupLiveVersion2(t *testing.T) {
 			t.Error("no pressure")
 		}
 	}
-	if err := l.end(); err != nil {
+	if err := l.End(); err != nil {
 		t.Error(err)
 	}
 }
@@ -536,7 +504,7 @@ func TestCgroupLiveJobs(t *testing.T) {
 		l := startCgroupLoad(t, "")
 		l.join(job)
 		want += l.work().CPU
-		if err := l.end(); err != nil {
+		if err := l.End(); err != nil {
 			t.Error(err)
 		}
 		removeCgroup(t, job)
@@ -590,7 +558,7 @@ func TestCgroupOracle(t *testing.T) {
 	if got := cgroupAttribute(r.resource(id[:12]), "container.runtime.name"); got != "docker" {
 		t.Errorf("runtime %q", got)
 	}
-	if err := l.end(); err != nil {
+	if err := l.End(); err != nil {
 		t.Error(err)
 	}
 }

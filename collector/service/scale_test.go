@@ -8,14 +8,15 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/slid-agent/slid/bpf"
+	"github.com/slid-agent/slid/internal/loadtest"
 	"github.com/slid-agent/slid/internal/slo"
 )
 
@@ -33,40 +34,21 @@ const crowdProcesses = 4
 // A crowd is a host's worth of services with open connections to them.
 type crowd struct {
 	ports     []int
-	processes []*crowdProcess
-}
-
-// A crowdProcess is this test's program once more, which obeys: see TestCrowd.
-type crowdProcess struct {
-	orders  io.Writer
-	answers *bufio.Scanner
+	tb        testing.TB
+	processes []*loadtest.Load // see TestCrowd
 }
 
 func newCrowd(tb testing.TB) *crowd {
 	tb.Helper()
-	c := &crowd{}
+	c := &crowd{tb: tb}
 	for range crowdProcesses {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestCrowd$")
-		cmd.Env = append(os.Environ(), crowdVariable+"=yes")
-		cmd.Stderr = os.Stderr
-		orders, err := cmd.StdinPipe()
-		if err != nil {
-			tb.Fatal(err)
-		}
-		answers, err := cmd.StdoutPipe()
-		if err != nil {
-			tb.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			tb.Fatal(err)
-		}
-		tb.Cleanup(func() {
-			orders.Close()
-			_ = cmd.Wait()
-		})
-		p := &crowdProcess{orders, bufio.NewScanner(answers)}
+		p := loadtest.Start(tb, "TestCrowd", crowdVariable+"=on", -1)
 		c.processes = append(c.processes, p)
-		for field := range strings.FieldsSeq(p.answer(tb)) {
+		answer, err := p.Answer()
+		if err != nil {
+			tb.Fatal("a process with services has ended: ", err)
+		}
+		for field := range strings.FieldsSeq(answer) {
 			port, err := strconv.Atoi(field)
 			if err != nil {
 				tb.Fatal(err)
@@ -77,32 +59,19 @@ func newCrowd(tb testing.TB) *crowd {
 	return c
 }
 
-func (p *crowdProcess) answer(tb testing.TB) string {
-	tb.Helper()
-	if !p.answers.Scan() {
-		tb.Fatal("a process with services has ended")
-	}
-	return p.answers.Text()
-}
-
 // all has the processes obey an order, all at once.
-func (c *crowd) all(tb testing.TB, order string) {
-	tb.Helper()
+func (c *crowd) all(order string) {
+	c.tb.Helper()
+	var wg sync.WaitGroup
 	for _, p := range c.processes {
-		if _, err := fmt.Fprintln(p.orders, order); err != nil {
-			tb.Fatal(err)
-		}
+		wg.Go(func() {
+			if answer, err := p.Ask(order); err != nil || answer != "done" {
+				c.tb.Errorf("%s: %s, %v", order, answer, err)
+			}
+		})
 	}
-	for _, p := range c.processes {
-		if answer := p.answer(tb); answer != "done" {
-			tb.Fatal(order, ": ", answer)
-		}
-	}
+	wg.Wait()
 }
-
-func (c *crowd) connect(tb testing.TB)    { tb.Helper(); c.all(tb, "connect") }
-func (c *crowd) ask(tb testing.TB)        { tb.Helper(); c.all(tb, "ask") }
-func (c *crowd) disconnect(tb testing.TB) { tb.Helper(); c.all(tb, "disconnect") }
 
 const crowdVariable = "SLID_TEST_CROWD"
 
@@ -229,10 +198,10 @@ func TestLargeHost(t *testing.T) {
 	o, names := c.objectives(t)
 	before := heap()
 	r := newRigWith(t, cgroupMount(t), o, names...)
-	c.connect(t)
+	c.all("connect")
 	const each = crowdConnections / crowdServices
 	for round := range 2 {
-		c.ask(t)
+		c.all("ask")
 		want := judged{"good": int64(round+1) * each * 3 / 4, "bad": int64(round+1) * each / 4}
 		time.Sleep(1100 * time.Millisecond) // until all responses are quiet
 		r.collect()
@@ -254,7 +223,7 @@ func TestLargeHost(t *testing.T) {
 	if kernel > 7<<20 {
 		t.Errorf("the maps take %d KiB", kernel>>10)
 	}
-	c.disconnect(t)
+	c.all("disconnect")
 	agent := heap() - before
 	if agent > 24<<20 {
 		t.Errorf("the agent's heap grew by %d KiB", agent>>10)
@@ -290,8 +259,8 @@ func BenchmarkLargeHost(b *testing.B) {
 		if !with {
 			return measure(b, n, true, few)
 		}
-		c.connect(b)
-		defer c.disconnect(b)
+		c.all("connect")
+		defer c.all("disconnect")
 		return measure(b, n, true, sets)
 	})
 }

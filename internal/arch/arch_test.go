@@ -37,6 +37,7 @@ var rules = []rule{
 	{folder: "internal/spool"},
 	{folder: "internal/syscalls"},
 	{folder: "internal/testneed"},
+	{folder: "internal/loadtest"},
 	{folder: "internal/pairtest"},
 	{folder: "internal/blocktest", imports: []string{"internal/testneed"}},
 	{folder: "internal/promtest"},
