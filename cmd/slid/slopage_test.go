@@ -91,10 +91,13 @@ func TestSourcesOfTheGuide(t *testing.T) {
 			shorts = append(shorts, text)
 		}
 	}
-	if len(shorts) != 4 || len(blocks["text"]) != 3 {
+	if len(shorts) != 5 || len(blocks["text"]) != 3 {
 		t.Fatalf("%d examples, %d answers", len(shorts), len(blocks["text"]))
 	}
-	for i, text := range shorts[1:] {
+	if c, err := config.Parse("slid.yaml", []byte(shorts[1])); err != nil || len(c.Services) != 1 || len(c.Services[0].Routes) != 2 {
+		t.Errorf("the routes of a service: %+v, %v", c.Services, err)
+	}
+	for i, text := range shorts[2:] {
 		c, err := config.Parse("slid.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)
