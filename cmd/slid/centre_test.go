@@ -20,6 +20,7 @@ import (
 	"github.com/slid-agent/slid/exporter/otlp/oteltest"
 	"github.com/slid-agent/slid/exporter/text"
 	"github.com/slid-agent/slid/internal/promtest"
+	"github.com/slid-agent/slid/internal/slo"
 	"github.com/slid-agent/slid/internal/testneed"
 )
 
@@ -381,7 +382,9 @@ func (c centre) compareAlerts(t *testing.T, own text.SLO) {
 		t.Errorf("%s: alerts %v", own.Name, own.Firing)
 	}
 	spent := len(c.Query(t, fmt.Sprintf(`ALERTS{alertname="SLOBudgetSpent",alertstate="firing",slo_name=%q}`, own.Name))) > 0
-	if spent != (own.State == "breached") || spent != (own.Name == "broken") {
+	// Tests of other packages may fill the kernel's slots with services at the same time: then the host is not certain of anything.
+	crowded := own.State == "unknown" && own.Coverage != nil && *own.Coverage < slo.MinCoverage
+	if spent != (own.State == "breached") && !crowded || spent != (own.Name == "broken") {
 		t.Errorf("%s is %s; the centre says spent: %v", own.Name, own.State, spent)
 	}
 }
