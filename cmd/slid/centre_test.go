@@ -385,6 +385,6 @@ func (c centre) compareAlerts(t *testing.T, own text.SLO) {
 	// Tests of other packages may fill the kernel's slots with services at the same time: then the host is not certain of anything.
 	crowded := own.State == "unknown" && own.Coverage != nil && *own.Coverage < slo.MinCoverage
 	if spent != (own.State == "breached") && !crowded || spent != (own.Name == "broken") {
-		t.Errorf("%s is %s; the centre says spent: %v", own.Name, own.State, spent)
+		t.Errorf("%s is %s (%s); the centre says spent: %v", own.Name, own.State, own.Reason, spent)
 	}
 }
