@@ -586,14 +586,7 @@ func TestObjectivesAllocateNothing(t *testing.T) {
 	r := newRigWith(t, cgroupMount(t), objectivesOf(t, standardIndicators(t)...), Override{Name: "tested", Command: ownCommand(t)})
 	send(t, s.port, 1, 10)
 	r.collect()
-	now := time.Now()
-	if allocs := testing.AllocsPerRun(20, func() {
-		if err := r.traffic.Collect(context.Background(), now); err != nil {
-			t.Fatal(err)
-		}
-	}); allocs != 0 {
-		t.Errorf("%v allocations per collection, want 0", allocs)
-	}
+	r.checkAllocatesNothing(t)
 }
 
 func TestTooManyObjectives(t *testing.T) {

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -254,14 +253,7 @@ func TestRoutesAllocateNothing(t *testing.T) {
 	r := newRigWith(t, cgroupMount(t), routesOf(t, "tested", "/pay/", "/cart/"), Override{Name: "tested", Command: ownCommand(t)})
 	drive(t, s)
 	r.collect()
-	now := time.Now()
-	if allocs := testing.AllocsPerRun(20, func() {
-		if err := r.traffic.Collect(context.Background(), now); err != nil {
-			t.Fatal(err)
-		}
-	}); allocs != 0 {
-		t.Errorf("%v allocations per collection, want 0", allocs)
-	}
+	r.checkAllocatesNothing(t)
 }
 
 func TestTooManyRoutes(t *testing.T) {
